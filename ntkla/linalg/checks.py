@@ -1,0 +1,170 @@
+"""What enters: every check that a public function makes on its arguments, each raising a named error.
+
+A message says what was expected, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+
+import torch
+
+from ntkla.linalg.errors import (
+    ArgumentError,
+    DeviceError,
+    DtypeError,
+    MemoryEstimateError,
+    NonFiniteError,
+    RidgeError,
+    ScaleError,
+    ShapeError,
+)
+
+FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# Gram entries are sums of products of two entries and enter further products with a head: a quarter of float64's
+# exponent range keeps every intermediate finite with room for n, F and the reciprocal of a ridge.
+LARGEST_ENTRY = 2.0**250
+
+
+def matrix(name: str, x: object, *, rows: int | None = None, columns: int | None = None) -> torch.Tensor:
+    """`x` as a detached two-dimensional floating-point tensor with finite entries and at least one row and column.
+
+    Args:
+        name: how the caller calls it, for the messages.
+        rows, columns: the lengths it must have, or None.
+
+    Raises:
+        DtypeError, ShapeError, NonFiniteError, ScaleError, DeviceError
+    """
+    if not isinstance(x, torch.Tensor):
+        raise DtypeError(
+            f"{name}: expected a torch.Tensor, got {type(x).__name__}. Convert it, for example with torch.as_tensor(...)."
+        )
+    if x.dtype not in FLOATING:
+        raise DtypeError(f"{name}: expected float64, float32, bfloat16 or float16, got {x.dtype}. Convert it with .to(torch.float64).")
+    if x.layout is not torch.strided:
+        raise DtypeError(f"{name}: expected a dense tensor, got layout {x.layout}. Convert it with .to_dense().")
+    if x.ndim != 2:
+        raise ShapeError(f"{name}: expected two dimensions (one row a sample), got shape {tuple(x.shape)}.")
+    _lengths(name, x, rows, columns)
+    if x.device.type == "meta":
+        raise DeviceError(f"{name}: lies on the meta device and has no values. Move real data to 'cpu' or 'cuda'.")
+    if x.device.type == "mps":
+        raise DeviceError(f"{name}: lies on 'mps', which has no float64, so nothing can be certified there. Move it to 'cpu'.")
+    x = x.detach()
+    finite(name, x)
+    return x
+
+
+def _lengths(name: str, x: torch.Tensor, rows: int | None, columns: int | None) -> None:
+    if x.shape[0] == 0 or x.shape[1] == 0:
+        raise ShapeError(f"{name}: expected at least one row and one column, got shape {tuple(x.shape)}.")
+    if rows is not None and x.shape[0] != rows:
+        raise ShapeError(f"{name}: expected {rows} rows, got {x.shape[0]} (shape {tuple(x.shape)}).")
+    if columns is not None and x.shape[1] != columns:
+        raise ShapeError(f"{name}: expected {columns} columns, got {x.shape[1]} (shape {tuple(x.shape)}).")
+
+
+def finite(name: str, x: torch.Tensor) -> None:
+    """Raises NonFiniteError for a NaN or an infinity, ScaleError for entries whose products overflow."""
+    if x.numel() == 0:
+        return
+    low, high = (float(v) for v in torch.aminmax(x))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        bad = int((~torch.isfinite(x)).sum())
+        raise NonFiniteError(f"{name}: expected finite entries, got {bad} NaN or infinite of {x.numel()}. Clean or drop those rows.")
+    if max(-low, high) > LARGEST_ENTRY:
+        raise ScaleError(
+            f"{name}: the largest magnitude is {max(-low, high):.3g}, and products of such entries overflow. "
+            f"Divide by a power of two to bring it below {LARGEST_ENTRY:.3g}."
+        )
+
+
+def one_device(**tensors: torch.Tensor | None) -> torch.device:
+    """The device that all given tensors share; DeviceError when they do not."""
+    devices = {name: x.device for name, x in tensors.items() if x is not None}
+    if len(set(devices.values())) > 1:
+        listing = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise DeviceError(f"expected all arrays on one device, got {listing}. Move them with .to(device).")
+    return next(iter(devices.values()))
+
+
+def one_dtype(**tensors: torch.Tensor | None) -> torch.dtype:
+    """The element type that all given tensors share; DtypeError when they do not."""
+    dtypes = {name: x.dtype for name, x in tensors.items() if x is not None}
+    if len(set(dtypes.values())) > 1:
+        listing = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
+        raise DtypeError(f"expected one dtype for all features, got {listing}. Convert with .to(dtype).")
+    return next(iter(dtypes.values()))
+
+
+def nonnegative(name: str, value: object) -> float:
+    """`value` as a finite non-negative float (a ridge or a weight decay); RidgeError otherwise."""
+    number = _number(name, value, RidgeError)
+    if not math.isfinite(number) or number < 0:
+        raise RidgeError(f"{name}: expected a finite number >= 0 (absolute, added to Phi^T Phi), got {value!r}.")
+    if number > LARGEST_ENTRY:
+        raise RidgeError(f"{name}: expected at most {LARGEST_ENTRY:.3g}, got {number:.3g}: the update is zero to every digit there.")
+    return number
+
+
+def positive(name: str, value: object) -> float:
+    """`value` as a finite positive float; ArgumentError otherwise."""
+    number = _number(name, value, ArgumentError)
+    if not math.isfinite(number) or number <= 0:
+        raise ArgumentError(f"{name}: expected a finite number > 0, got {value!r}.")
+    return number
+
+
+def _number(name: str, value: object, error: type[Exception]) -> float:
+    if isinstance(value, (bool, str, bytes, type(None))):
+        raise error(f"{name}: expected a number, got {value!r}.")
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError) as cause:
+        raise error(f"{name}: expected a number, got {value!r}.") from cause
+
+
+def integer(name: str, value: object, *, least: int, most: int | None = None) -> int:
+    """`value` as an int in [least, most]; ArgumentError otherwise."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ArgumentError(f"{name}: expected an integer, got {value!r}.")
+    number = int(value.__index__())
+    if number < least or (most is not None and number > most):
+        upper = "" if most is None else f" and <= {most}"
+        raise ArgumentError(f"{name}: expected an integer >= {least}{upper}, got {number}.")
+    return number
+
+
+def choice(name: str, value: object, allowed: Sequence[str]) -> str:
+    """`value` when it is one of the allowed words; ArgumentError otherwise."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ArgumentError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}.")
+    return value
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that a new allocation on `device` can expect to get."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:  # not Linux: the physical size is the best that the standard library knows
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def memory(what: str, bytes_needed: int, device: torch.device) -> None:
+    """Raises MemoryEstimateError when `bytes_needed` is more than `device` has free."""
+    free = available_memory(device)
+    if bytes_needed > free:
+        raise MemoryEstimateError(
+            f"{what} needs about {bytes_needed / 1e9:.3g} GB ({bytes_needed} bytes) on {device}, and {free / 1e9:.3g} GB are free. "
+            "Use fewer samples, features or outputs, or a larger machine.",
+            bytes_needed,
+        )

@@ -1,0 +1,103 @@
+"""The design matrix: stored features, read as exact float64 row blocks.
+
+`DesignMatrix` is how every algorithm sees features: it adds the bias column (one more feature that is 1 for every
+sample) and widens narrow types block by block, so no second copy of the features is ever made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ntkla.linalg.precision import TINY64, flushes_subnormals, norm_upper
+
+# A block of about 2^20 float64 entries stays in a last-level cache while it is used several times.
+_BLOCK_ENTRIES = 2**20
+
+
+class DesignMatrix:
+    """Features [n, F], as stored, with an optional bias column: an exact n x columns matrix.
+
+    Attributes:
+        features: the stored tensor, any strides, float64 or narrower.
+        bias: whether column F is the constant 1.
+        rows, columns: n and F (+ 1 with a bias).
+        block_rows: rows in a block, a power of two between 256 and 2048.
+    """
+
+    def __init__(self, features: torch.Tensor, bias: bool = False) -> None:
+        self.features = features
+        self.bias = bias
+        self.rows = features.shape[0]
+        self.columns = features.shape[1] + int(bias)
+        wanted = max(256, min(2048, _BLOCK_ENTRIES // self.columns))
+        self.block_rows = 1 << (wanted.bit_length() - 1)
+        self._flushed = flushes_subnormals()
+
+    @property
+    def device(self) -> torch.device:
+        return self.features.device
+
+    def blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yields (rows, block): the block is float64 [m, columns], equal to the stored values.
+
+        A block may be a view of the features or of a buffer that the next one overwrites: use it, do not keep or
+        change it.
+        """
+        buffer: torch.Tensor | None = None
+        for start in range(0, self.rows, self.block_rows):
+            rows = slice(start, min(start + self.block_rows, self.rows))
+            part = self.features[rows]
+            if not self.bias and part.dtype == torch.float64:
+                yield rows, part
+                continue
+            if buffer is None:
+                buffer = torch.ones((self.block_rows, self.columns), dtype=torch.float64, device=self.device)
+            block = buffer[: part.shape[0]]
+            block[:, : part.shape[1]] = self._widened(part)
+            yield rows, block
+
+    def _widened(self, part: torch.Tensor) -> torch.Tensor:
+        """The block, ready to be copied into float64.
+
+        Flushed arithmetic would turn float32 and bfloat16 subnormals into zeros: those are decoded from their bits.
+        """
+        if not self._flushed or part.dtype not in (torch.float32, torch.bfloat16):
+            return part
+        part = part.to(torch.float32)
+        bits = part.contiguous().view(torch.int32)
+        subnormal = (bits & 0x7F800000) == 0
+        magnitude = (bits & 0x007FFFFF).to(torch.float64) * 2.0**-149
+        decoded = torch.where(bits < 0, -magnitude, magnitude)
+        return torch.where(subnormal, decoded, part.to(torch.float64))
+
+    def matmul(self, w: torch.Tensor) -> torch.Tensor:
+        """Phi w in float64: w [columns, m] -> [n, m], each entry off by at most gamma_columns |phi_i| |w| (+ underflow)."""
+        out = torch.empty((self.rows, w.shape[1]), dtype=torch.float64, device=self.device)
+        for rows, block in self.blocks():
+            torch.mm(block, w, out=out[rows])
+        return out
+
+    def rmatmul(self, t: torch.Tensor) -> torch.Tensor:
+        """Phi^T t in float64: t [n, m] -> [columns, m], off by at most gamma_(`self.summands`) |Phi|^T |t| (+ underflow)."""
+        out = torch.zeros((self.columns, t.shape[1]), dtype=torch.float64, device=self.device)
+        for rows, block in self.blocks():
+            out += block.T @ t[rows]
+        return out
+
+    @property
+    def summands(self) -> int:
+        """The n of gamma_n for a sum over rows made block by block: within a block, then over the blocks."""
+        return min(self.block_rows, self.rows) + -(-self.rows // self.block_rows)
+
+    def row_norms(self) -> torch.Tensor:
+        """Upper bounds of the row norms, float64 [n]."""
+        out = torch.empty(self.rows, dtype=torch.float64, device=self.device)
+        for rows, block in self.blocks():
+            out[rows] = norm_upper(block, dim=1)
+        return out
+
+    def flushed_mass(self) -> float:
+        """Upper bound of the Frobenius norm of what flushed float64 arithmetic may drop from the stored values."""
+        return TINY64 * float(self.rows * self.columns) ** 0.5

@@ -1,0 +1,196 @@
+"""The primitives `gram` and `normal_matmul`: public wrappers, torch bodies, and their registration with PyTorch.
+
+Each primitive is a `torch.library` custom operator (`torch.ops.ntkla.gram`, `torch.ops.ntkla.normal_matmul`) with an
+implementation, a fake one for tracing, and autograd, so it works under `torch.compile`.
+This is the only file that may import `csrc_triton`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ntkla.linalg import checks
+from ntkla.linalg.dispatch import record, resolve
+from ntkla.linalg.errors import DtypeError, ShapeError
+
+PRECISIONS = ("auto", "ieee", "float64")
+
+
+def accumulation_dtype(dtype: torch.dtype, precision: str) -> torch.dtype:
+    """The type a primitive multiplies, sums and returns: float64 for float64 or on request, else float32."""
+    return torch.float64 if dtype == torch.float64 or precision == "float64" else torch.float32
+
+
+def gram(x: torch.Tensor, y: torch.Tensor | None = None, *, bias: bool = False, precision: str = "auto") -> torch.Tensor:
+    """The Gram matrix `x y^T` of the rows of `x` and `y` (of `x` with itself when `y` is None).
+
+    Args:
+        x: [n, F], float64, float32, bfloat16 or float16, any strides.
+        y: [m, F], same dtype and device as `x`, or None.
+        bias: adds 1 to every entry: the Gram matrix of the features with a constant feature appended.
+        precision: `"auto"` and `"ieee"` accumulate float64 inputs in float64 and everything narrower in float32;
+            `"float64"` accumulates, and returns, float64 for every input.
+
+    Returns:
+        [n, n] or [n, m]; float64 for float64 inputs or `precision="float64"`, else float32.  Never rounded in between:
+        `|error| <= gamma_{F+1} |x| |y|^T` in the returned type's unit roundoff.
+
+    Raises:
+        DtypeError, ShapeError, DeviceError, ArgumentError, BackendError
+
+    Differentiable in `x` and `y`.  Cost: 2 n m F operations (half for the symmetric case on two or more blocks).
+    Deterministic for fixed inputs (strides included), versions and thread count.
+    """
+    checks.choice("precision", precision, PRECISIONS)
+    _primitive_input("x", x)
+    if y is not None:
+        _primitive_input("y", y)
+        _same_kind("x", x, "y", y)
+        if x.shape[1] != y.shape[1]:
+            raise ShapeError(f"gram: expected x and y with the same number of features, got {x.shape[1]} and {y.shape[1]}.")
+    record("gram", resolve("gram"), accumulation_dtype(x.dtype, precision))
+    return torch.ops.ntkla.gram(x, y, bias, precision)
+
+
+def normal_matmul(
+    x: torch.Tensor, w: torch.Tensor, *, weights: torch.Tensor | None = None, bias: bool = False, precision: str = "auto"
+) -> torch.Tensor:
+    """The normal-matrix product `x^T (weights * (x w))`, without forming `x^T x`.
+
+    Args:
+        x: [n, F], float64, float32, bfloat16 or float16, any strides.
+        w: [F, m] or [F + 1, m] with `bias`, same dtype and device as `x`.
+        weights: [n], one factor a sample, same dtype and device, or None for ones.
+        bias: appends a constant feature 1 to `x`; the last row of `w` and of the result belong to it.
+        precision: as for `gram`.
+
+    Returns:
+        [F (+ 1), m]; float64 for float64 inputs or `precision="float64"`, else float32.
+
+    Raises:
+        DtypeError, ShapeError, DeviceError, ArgumentError, BackendError
+
+    Differentiable in `x`, `w` and `weights`.  Cost: 4 n F m operations.
+    Deterministic for fixed inputs (strides included), versions and thread count.
+    """
+    checks.choice("precision", precision, PRECISIONS)
+    _primitive_input("x", x)
+    _primitive_input("w", w)
+    _same_kind("x", x, "w", w)
+    if w.shape[0] != x.shape[1] + int(bias):
+        raise ShapeError(f"normal_matmul: expected w with {x.shape[1] + int(bias)} rows (features{' and bias' if bias else ''}), got {w.shape[0]}.")
+    if weights is not None:
+        _primitive_input("weights", weights, ndim=1)
+        _same_kind("x", x, "weights", weights)
+        if weights.shape[0] != x.shape[0]:
+            raise ShapeError(f"normal_matmul: expected {x.shape[0]} weights, one a sample, got {weights.shape[0]}.")
+    record("normal_matmul", resolve("normal_matmul"), accumulation_dtype(x.dtype, precision))
+    return torch.ops.ntkla.normal_matmul(x, w, weights, bias, precision)
+
+
+def _primitive_input(name: str, x: torch.Tensor, ndim: int = 2) -> None:
+    if not isinstance(x, torch.Tensor) or x.dtype not in checks.FLOATING:
+        raise DtypeError(f"{name}: expected a float64, float32, bfloat16 or float16 tensor, got {getattr(x, 'dtype', type(x).__name__)}.")
+    if x.ndim != ndim:
+        raise ShapeError(f"{name}: expected {ndim} dimensions, got shape {tuple(x.shape)}.")
+
+
+def _same_kind(left: str, x: torch.Tensor, right: str, y: torch.Tensor) -> None:
+    checks.one_device(**{left: x, right: y})
+    checks.one_dtype(**{left: x, right: y})
+
+
+@torch.library.custom_op("ntkla::gram", mutates_args=())
+def _gram(x: torch.Tensor, y: torch.Tensor | None, bias: bool, precision: str) -> torch.Tensor:
+    wide = accumulation_dtype(x.dtype, precision)
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.to(wide)
+        out = _symmetric(x) if y is None else x @ y.to(wide).T
+    return out.add_(1.0) if bias else out
+
+
+def _symmetric(x: torch.Tensor) -> torch.Tensor:
+    """x x^T with each block below the diagonal computed once: 5/8 of the operations with four blocks."""
+    n = x.shape[0]
+    out = torch.empty((n, n), dtype=x.dtype, device=x.device)
+    edge = max(64, -(-n // 4))
+    for start in range(0, n, edge):
+        rows = slice(start, min(start + edge, n))
+        left = x[rows] @ x[: rows.stop].T
+        out[rows, : rows.stop] = left
+        out[: rows.start, rows] = left[:, : rows.start].T
+        # The diagonal block came from one product whose two halves may differ by a rounding: one half decides.
+        diagonal = out[rows, rows]
+        diagonal.copy_(diagonal.tril() + diagonal.tril(-1).T)
+    return out
+
+
+@_gram.register_fake
+def _(x: torch.Tensor, y: torch.Tensor | None, bias: bool, precision: str) -> torch.Tensor:
+    other = x if y is None else y
+    return x.new_empty((x.shape[0], other.shape[0]), dtype=accumulation_dtype(x.dtype, precision))
+
+
+def _gram_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, y, _, _ = inputs
+    ctx.save_for_backward(x, y)
+
+
+def _gram_backward(ctx, grad):  # type: ignore[no-untyped-def]
+    x, y = ctx.saved_tensors
+    if y is None:
+        return ((grad + grad.T) @ x.to(grad.dtype)).to(x.dtype), None, None, None
+    return (grad @ y.to(grad.dtype)).to(x.dtype), (grad.T @ x.to(grad.dtype)).to(y.dtype), None, None
+
+
+_gram.register_autograd(_gram_backward, setup_context=_gram_context)
+
+
+@torch.library.custom_op("ntkla::normal_matmul", mutates_args=())
+def _normal_matmul(x: torch.Tensor, w: torch.Tensor, weights: torch.Tensor | None, bias: bool, precision: str) -> torch.Tensor:
+    wide = accumulation_dtype(x.dtype, precision)
+    with torch.autocast(x.device.type, enabled=False):
+        return _normal(x.to(wide), w.to(wide), None if weights is None else weights.to(wide), bias)
+
+
+def _normal(x: torch.Tensor, w: torch.Tensor, weights: torch.Tensor | None, bias: bool) -> torch.Tensor:
+    """x^T (weights * (x w)) in the inputs' own type; the last row of w and of the result are the bias's."""
+    features = x.shape[1]
+    outputs = x @ w[:features]
+    if bias:
+        outputs = outputs + w[features]
+    if weights is not None:
+        outputs = weights[:, None] * outputs
+    result = x.T @ outputs
+    return torch.cat([result, outputs.sum(0, keepdim=True)]) if bias else result
+
+
+@_normal_matmul.register_fake
+def _(x: torch.Tensor, w: torch.Tensor, weights: torch.Tensor | None, bias: bool, precision: str) -> torch.Tensor:
+    return x.new_empty((x.shape[1] + int(bias), w.shape[1]), dtype=accumulation_dtype(x.dtype, precision))
+
+
+def _normal_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, w, weights, bias, _ = inputs
+    ctx.save_for_backward(x, w, weights)
+    ctx.bias = bias
+
+
+def _normal_backward(ctx, grad):  # type: ignore[no-untyped-def]
+    """With a = x w and b = x grad: d/dw = x^T (d b), d/dd = sum(a b), d/dx = (d a) grad^T + (d b) w^T (bias rows dropped)."""
+    x, w, weights = ctx.saved_tensors
+    wide = grad.dtype
+    x_wide, w_wide = x.to(wide), w.to(wide)
+    features = x.shape[1]
+    a, b = x_wide @ w_wide[:features], x_wide @ grad[:features]
+    if ctx.bias:
+        a, b = a + w_wide[features], b + grad[features]
+    weights_wide = None if weights is None else weights.to(wide)
+    da, db = (a, b) if weights_wide is None else (weights_wide[:, None] * a, weights_wide[:, None] * b)
+    grad_x = (da @ grad[:features].T + db @ w_wide[:features].T).to(x.dtype)
+    grad_w = _normal(x_wide, grad, weights_wide, ctx.bias).to(w.dtype)
+    grad_weights = None if weights is None else (a * b).sum(1).to(weights.dtype)
+    return grad_x, grad_w, grad_weights, None, None
+
+
+_normal_matmul.register_autograd(_normal_backward, setup_context=_normal_context)

@@ -1,0 +1,75 @@
+"""The rounding model: unit roundoffs, gamma_n, underflow, and norms that are upper bounds.
+
+Every bound in ntkla is assembled from the functions of this file, so no tolerance is typed in anywhere else.
+
+Model (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sections 2.2 and 3.1).  For a basic
+operation in a precision of unit roundoff u, `fl(x op y) = (x op y)(1 + d) + e` with `|d| <= u` and `|e| <= tiny`,
+where `tiny` is the smallest *normal* number: taking it instead of the smallest subnormal keeps every bound valid
+when the processor flushes subnormals to zero.  An inner product of length n, summed in any order, with or without
+fused multiply-add, is off by at most `gamma_n |x|^T |y| + 2 n tiny`, `gamma_n = n u / (1 - n u)`.
+
+Assumption: the BLAS in use multiplies float64 matrices with float64 operations in the conventional way.  One that
+emulates float64 or multiplies Strassen-like breaks the model.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+UNIT_ROUNDOFF = {
+    torch.float64: 2.0**-53,
+    torch.float32: 2.0**-24,
+    torch.float16: 2.0**-11,
+    torch.bfloat16: 2.0**-8,
+}
+U64 = UNIT_ROUNDOFF[torch.float64]
+TINY64 = torch.finfo(torch.float64).tiny
+
+# A handful of float64 operations (fewer than 64) on non-negative numbers loses at most this factor: (1 + u)^64 < 1 + 65 u.
+SHORT_CHAIN = 1.0 + 65 * U64
+
+
+def gamma(n: int, unit_roundoff: float = U64) -> float:
+    """Upper bound of `gamma_n = n u / (1 - n u)`; infinite when `n u >= 1`."""
+    product = n * unit_roundoff
+    if product >= 1.0:
+        return math.inf
+    return product / (1.0 - product) * SHORT_CHAIN
+
+
+def rounded_up(value: torch.Tensor) -> torch.Tensor:
+    """`value`, a non-negative result of fewer than 64 float64 operations on upper bounds, made an upper bound."""
+    return value * SHORT_CHAIN + TINY64
+
+
+def norm_upper(x: torch.Tensor, dim: int | None = None) -> torch.Tensor:
+    """Upper bound of the Euclidean norm of a float64 array, along `dim` or of all entries.
+
+    The entries are divided by their largest magnitude first, so squares neither overflow nor all vanish.
+
+    Args:
+        x: float64, any shape.
+        dim: the dimension to reduce; None reduces all.
+
+    Returns:
+        float64, `x.shape` without `dim` (a scalar for None).
+    """
+    if x.numel() == 0:
+        shape = [] if dim is None else [s for i, s in enumerate(x.shape) if i != dim % x.ndim]
+        return torch.zeros(shape, dtype=torch.float64, device=x.device)
+    length = x.numel() if dim is None else x.shape[dim]
+    largest = x.abs().amax() if dim is None else x.abs().amax(dim, keepdim=True)
+    # Below `tiny` a quotient would overflow, and flushed arithmetic sees zeros: the added term covers what is lost there.
+    divisor = largest.clamp(min=TINY64)
+    scaled = x / divisor
+    total = (scaled * scaled).sum() if dim is None else (scaled * scaled).sum(dim, keepdim=True)
+    norm = divisor * total.sqrt() * (1.0 + gamma(length + 8)) + TINY64 * math.sqrt(length)
+    return norm if dim is None else norm.squeeze(dim)
+
+
+def flushes_subnormals() -> bool:
+    """True when this thread's float arithmetic flushes subnormal numbers to zero (`torch.set_flush_denormal`)."""
+    smallest_normal = torch.full((8,), TINY64, dtype=torch.float64, device="cpu")
+    return bool(((smallest_normal * 0.5) * 2.0 == 0.0).any())
