@@ -40,10 +40,12 @@ def matrix(name: str, x: object, *, rows: int | None = None, columns: int | None
     """
     if not isinstance(x, torch.Tensor):
         raise DtypeError(
-            f"{name}: expected a torch.Tensor, got {type(x).__name__}. Convert it, for example with torch.as_tensor(...)."
+            f"{name}: expected a torch.Tensor, got {type(x).__name__}. Convert it with torch.as_tensor(...)."
         )
     if x.dtype not in FLOATING:
-        raise DtypeError(f"{name}: expected float64, float32, bfloat16 or float16, got {x.dtype}. Convert it with .to(torch.float64).")
+        raise DtypeError(
+            f"{name}: expected float64, float32, bfloat16 or float16, got {x.dtype}. Use .to(torch.float64)."
+        )
     if x.layout is not torch.strided:
         raise DtypeError(f"{name}: expected a dense tensor, got layout {x.layout}. Convert it with .to_dense().")
     if x.ndim != 2:
@@ -52,7 +54,9 @@ def matrix(name: str, x: object, *, rows: int | None = None, columns: int | None
     if x.device.type == "meta":
         raise DeviceError(f"{name}: lies on the meta device and has no values. Move real data to 'cpu' or 'cuda'.")
     if x.device.type == "mps":
-        raise DeviceError(f"{name}: lies on 'mps', which has no float64, so nothing can be certified there. Move it to 'cpu'.")
+        raise DeviceError(
+            f"{name}: lies on 'mps', which has no float64, so nothing can be certified there. Move it to 'cpu'."
+        )
     x = x.detach()
     finite(name, x)
     return x
@@ -74,7 +78,9 @@ def finite(name: str, x: torch.Tensor) -> None:
     low, high = (float(v) for v in torch.aminmax(x))
     if not (math.isfinite(low) and math.isfinite(high)):
         bad = int((~torch.isfinite(x)).sum())
-        raise NonFiniteError(f"{name}: expected finite entries, got {bad} NaN or infinite of {x.numel()}. Clean or drop those rows.")
+        raise NonFiniteError(
+            f"{name}: expected finite entries, got {bad} NaN or infinite of {x.numel()}. Clean or drop those rows."
+        )
     if max(-low, high) > LARGEST_ENTRY:
         raise ScaleError(
             f"{name}: the largest magnitude is {max(-low, high):.3g}, and products of such entries overflow. "
@@ -106,7 +112,9 @@ def nonnegative(name: str, value: object) -> float:
     if not math.isfinite(number) or number < 0:
         raise RidgeError(f"{name}: expected a finite number >= 0 (absolute, added to Phi^T Phi), got {value!r}.")
     if number > LARGEST_ENTRY:
-        raise RidgeError(f"{name}: expected at most {LARGEST_ENTRY:.3g}, got {number:.3g}: the update is zero to every digit there.")
+        raise RidgeError(
+            f"{name}: expected at most {LARGEST_ENTRY:.3g}, got {number:.3g}: the update is zero to every digit there."
+        )
     return number
 
 
@@ -164,7 +172,8 @@ def memory(what: str, bytes_needed: int, device: torch.device) -> None:
     free = available_memory(device)
     if bytes_needed > free:
         raise MemoryEstimateError(
-            f"{what} needs about {bytes_needed / 1e9:.3g} GB ({bytes_needed} bytes) on {device}, and {free / 1e9:.3g} GB are free. "
+            f"{what} needs about {bytes_needed / 1e9:.3g} GB ({bytes_needed} bytes) on {device}, "
+            f"and {free / 1e9:.3g} GB are free. "
             "Use fewer samples, features or outputs, or a larger machine.",
             bytes_needed,
         )

@@ -6,6 +6,7 @@ sample) and widens narrow types block by block, so no second copy of the feature
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -37,6 +38,7 @@ class DesignMatrix:
 
     @property
     def device(self) -> torch.device:
+        """The device of the features."""
         return self.features.device
 
     def blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -73,14 +75,14 @@ class DesignMatrix:
         return torch.where(subnormal, decoded, part.to(torch.float64))
 
     def matmul(self, w: torch.Tensor) -> torch.Tensor:
-        """Phi w in float64: w [columns, m] -> [n, m], each entry off by at most gamma_columns |phi_i| |w| (+ underflow)."""
+        """Phi w in float64: w [columns, m] -> [n, m], off by at most gamma_columns |Phi| |w| (+ underflow)."""
         out = torch.empty((self.rows, w.shape[1]), dtype=torch.float64, device=self.device)
         for rows, block in self.blocks():
             torch.mm(block, w, out=out[rows])
         return out
 
     def rmatmul(self, t: torch.Tensor) -> torch.Tensor:
-        """Phi^T t in float64: t [n, m] -> [columns, m], off by at most gamma_(`self.summands`) |Phi|^T |t| (+ underflow)."""
+        """Phi^T t in float64: t [n, m] -> [columns, m], off by at most gamma_`summands` |Phi|^T |t| (+ underflow)."""
         out = torch.zeros((self.columns, t.shape[1]), dtype=torch.float64, device=self.device)
         for rows, block in self.blocks():
             out += block.T @ t[rows]
@@ -100,4 +102,4 @@ class DesignMatrix:
 
     def flushed_mass(self) -> float:
         """Upper bound of the Frobenius norm of what flushed float64 arithmetic may drop from the stored values."""
-        return TINY64 * float(self.rows * self.columns) ** 0.5
+        return TINY64 * math.sqrt(self.rows * self.columns)

@@ -44,7 +44,9 @@ def resolve(primitive: str) -> str:
     """The implementation that `primitive` will run here: so far every primitive has a torch body only."""
     name = _forced.get() or checks.choice("NTKLA_BACKEND", os.environ.get("NTKLA_BACKEND", "auto"), BACKENDS)
     if name == "triton":
-        raise BackendError(f"{primitive}: the backend 'triton' was forced, but this version has only a torch body. Use backend('auto').")
+        raise BackendError(
+            f"{primitive}: the backend 'triton' was forced, but there is only a torch body. Use backend('auto')."
+        )
     return "torch"
 
 

@@ -21,7 +21,9 @@ def accumulation_dtype(dtype: torch.dtype, precision: str) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 or precision == "float64" else torch.float32
 
 
-def gram(x: torch.Tensor, y: torch.Tensor | None = None, *, bias: bool = False, precision: str = "auto") -> torch.Tensor:
+def gram(
+    x: torch.Tensor, y: torch.Tensor | None = None, *, bias: bool = False, precision: str = "auto"
+) -> torch.Tensor:
     """The Gram matrix `x y^T` of the rows of `x` and `y` (of `x` with itself when `y` is None).
 
     Args:
@@ -47,13 +49,21 @@ def gram(x: torch.Tensor, y: torch.Tensor | None = None, *, bias: bool = False, 
         _primitive_input("y", y)
         _same_kind("x", x, "y", y)
         if x.shape[1] != y.shape[1]:
-            raise ShapeError(f"gram: expected x and y with the same number of features, got {x.shape[1]} and {y.shape[1]}.")
+            raise ShapeError(
+                f"gram: expected x and y with the same number of features, got {x.shape[1]} and {y.shape[1]}."
+            )
     record("gram", resolve("gram"), accumulation_dtype(x.dtype, precision))
-    return torch.ops.ntkla.gram(x, y, bias, precision)
+    result: torch.Tensor = torch.ops.ntkla.gram(x, y, bias, precision)
+    return result
 
 
 def normal_matmul(
-    x: torch.Tensor, w: torch.Tensor, *, weights: torch.Tensor | None = None, bias: bool = False, precision: str = "auto"
+    x: torch.Tensor,
+    w: torch.Tensor,
+    *,
+    weights: torch.Tensor | None = None,
+    bias: bool = False,
+    precision: str = "auto",
 ) -> torch.Tensor:
     """The normal-matrix product `x^T (weights * (x w))`, without forming `x^T x`.
 
@@ -78,19 +88,26 @@ def normal_matmul(
     _primitive_input("w", w)
     _same_kind("x", x, "w", w)
     if w.shape[0] != x.shape[1] + int(bias):
-        raise ShapeError(f"normal_matmul: expected w with {x.shape[1] + int(bias)} rows (features{' and bias' if bias else ''}), got {w.shape[0]}.")
+        raise ShapeError(
+            f"normal_matmul: expected w with {x.shape[1] + int(bias)} rows "
+            f"(features{' and bias' if bias else ''}), got {w.shape[0]}."
+        )
     if weights is not None:
         _primitive_input("weights", weights, ndim=1)
         _same_kind("x", x, "weights", weights)
         if weights.shape[0] != x.shape[0]:
             raise ShapeError(f"normal_matmul: expected {x.shape[0]} weights, one a sample, got {weights.shape[0]}.")
     record("normal_matmul", resolve("normal_matmul"), accumulation_dtype(x.dtype, precision))
-    return torch.ops.ntkla.normal_matmul(x, w, weights, bias, precision)
+    result: torch.Tensor = torch.ops.ntkla.normal_matmul(x, w, weights, bias, precision)
+    return result
 
 
 def _primitive_input(name: str, x: torch.Tensor, ndim: int = 2) -> None:
     if not isinstance(x, torch.Tensor) or x.dtype not in checks.FLOATING:
-        raise DtypeError(f"{name}: expected a float64, float32, bfloat16 or float16 tensor, got {getattr(x, 'dtype', type(x).__name__)}.")
+        raise DtypeError(
+            f"{name}: expected a float64, float32, bfloat16 or float16 tensor, "
+            f"got {getattr(x, 'dtype', type(x).__name__)}."
+        )
     if x.ndim != ndim:
         raise ShapeError(f"{name}: expected {ndim} dimensions, got shape {tuple(x.shape)}.")
 
@@ -147,7 +164,9 @@ _gram.register_autograd(_gram_backward, setup_context=_gram_context)
 
 
 @torch.library.custom_op("ntkla::normal_matmul", mutates_args=())
-def _normal_matmul(x: torch.Tensor, w: torch.Tensor, weights: torch.Tensor | None, bias: bool, precision: str) -> torch.Tensor:
+def _normal_matmul(
+    x: torch.Tensor, w: torch.Tensor, weights: torch.Tensor | None, bias: bool, precision: str
+) -> torch.Tensor:
     wide = accumulation_dtype(x.dtype, precision)
     with torch.autocast(x.device.type, enabled=False):
         return _normal(x.to(wide), w.to(wide), None if weights is None else weights.to(wide), bias)
@@ -177,7 +196,7 @@ def _normal_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def
 
 
 def _normal_backward(ctx, grad):  # type: ignore[no-untyped-def]
-    """With a = x w and b = x grad: d/dw = x^T (d b), d/dd = sum(a b), d/dx = (d a) grad^T + (d b) w^T (bias rows dropped)."""
+    """With a = x w, b = x g: d/dw = x^T (d b), d/dd = sum(a b), d/dx = (d a) g^T + (d b) w^T, bias rows dropped."""
     x, w, weights = ctx.saved_tensors
     wide = grad.dtype
     x_wide, w_wide = x.to(wide), w.to(wide)

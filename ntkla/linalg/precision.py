@@ -27,7 +27,7 @@ UNIT_ROUNDOFF = {
 U64 = UNIT_ROUNDOFF[torch.float64]
 TINY64 = torch.finfo(torch.float64).tiny
 
-# A handful of float64 operations (fewer than 64) on non-negative numbers loses at most this factor: (1 + u)^64 < 1 + 65 u.
+# Fewer than 64 float64 operations on non-negative numbers lose at most this factor: (1 + u)^64 < 1 + 65 u.
 SHORT_CHAIN = 1.0 + 65 * U64
 
 
@@ -61,7 +61,7 @@ def norm_upper(x: torch.Tensor, dim: int | None = None) -> torch.Tensor:
         return torch.zeros(shape, dtype=torch.float64, device=x.device)
     length = x.numel() if dim is None else x.shape[dim]
     largest = x.abs().amax() if dim is None else x.abs().amax(dim, keepdim=True)
-    # Below `tiny` a quotient would overflow, and flushed arithmetic sees zeros: the added term covers what is lost there.
+    # Below `tiny` a quotient would overflow, and flushed arithmetic sees zeros: the added term covers that loss.
     divisor = largest.clamp(min=TINY64)
     scaled = x / divisor
     total = (scaled * scaled).sum() if dim is None else (scaled * scaled).sum(dim, keepdim=True)
