@@ -40,6 +40,10 @@ class LabelError(NtklaError, ValueError):
     """A class label lies outside the stated classes."""
 
 
+class UnsupportedTrainingError(NtklaError, ValueError):
+    """The optimiser is not full-batch gradient descent, so its training has no closed form."""
+
+
 class TrainingDivergesError(NtklaError, ValueError):
     """The learning rate makes gradient descent diverge; `.largest_stable_lr` holds the limit."""
 
@@ -58,6 +62,10 @@ class MemoryEstimateError(NtklaError, MemoryError):
 
 class BackendError(NtklaError, RuntimeError):
     """The backend that was forced cannot run this operation here."""
+
+
+class MissingPackageError(NtklaError, ImportError):
+    """An optional package that this function needs is not installed."""
 
 
 class NotCertifiedError(NtklaError, ArithmeticError):
