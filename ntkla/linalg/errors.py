@@ -70,3 +70,7 @@ class MissingPackageError(NtklaError, ImportError):
 
 class NotCertifiedError(NtklaError, ArithmeticError):
     """Raised only with `strict=True`: the bound that was reached does not meet the tolerance."""
+
+
+class UndecidedError(NtklaError, ValueError):
+    """A single number was asked of a decision that the error bounds leave open."""
