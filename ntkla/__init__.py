@@ -12,6 +12,7 @@ from ntkla.linalg.errors import (
     DtypeError,
     LabelError,
     MemoryEstimateError,
+    MissingPackageError,
     NonFiniteError,
     NotCertifiedError,
     NtklaError,
@@ -20,6 +21,8 @@ from ntkla.linalg.errors import (
     ShapeError,
     TrainingDivergesError,
 )
+from ntkla.linalg.kronecker import KroneckerGram
+from ntkla.linalg.operators import CrossGram, FunctionOperator, GramOperator
 from ntkla.linalg.ops import gram, normal_matmul
 from ntkla.linalg.status import Status
 
@@ -28,10 +31,15 @@ __version__ = "0.1.0"
 __all__ = [
     "ArgumentError",
     "BackendError",
+    "CrossGram",
     "DeviceError",
     "DtypeError",
+    "FunctionOperator",
+    "GramOperator",
+    "KroneckerGram",
     "LabelError",
     "MemoryEstimateError",
+    "MissingPackageError",
     "NonFiniteError",
     "NotCertifiedError",
     "NtklaError",

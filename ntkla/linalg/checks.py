@@ -118,12 +118,20 @@ def nonnegative(name: str, value: object) -> float:
     return number
 
 
+def number(name: str, value: object) -> float:
+    """`value` as a finite float; ArgumentError otherwise."""
+    converted = _number(name, value, ArgumentError)
+    if not math.isfinite(converted):
+        raise ArgumentError(f"{name}: expected a finite number, got {value!r}.")
+    return converted
+
+
 def positive(name: str, value: object) -> float:
     """`value` as a finite positive float; ArgumentError otherwise."""
-    number = _number(name, value, ArgumentError)
-    if not math.isfinite(number) or number <= 0:
+    converted = number(name, value)
+    if converted <= 0:
         raise ArgumentError(f"{name}: expected a finite number > 0, got {value!r}.")
-    return number
+    return converted
 
 
 def _number(name: str, value: object, error: type[Exception]) -> float:
@@ -144,6 +152,13 @@ def integer(name: str, value: object, *, least: int, most: int | None = None) ->
         upper = "" if most is None else f" and <= {most}"
         raise ArgumentError(f"{name}: expected an integer >= {least}{upper}, got {number}.")
     return number
+
+
+def flag(name: str, value: object) -> bool:
+    """`value` when it is True or False; ArgumentError otherwise (a bias vector, say, where a switch is meant)."""
+    if not isinstance(value, bool):
+        raise ArgumentError(f"{name}: expected True or False, got {type(value).__name__}.")
+    return value
 
 
 def choice(name: str, value: object, allowed: Sequence[str]) -> str:

@@ -11,10 +11,30 @@ from collections.abc import Iterator
 
 import torch
 
-from ntkla.linalg.precision import TINY64, flushes_subnormals, norm_upper
+from ntkla.linalg.precision import SHORT_CHAIN, TINY64, flushes_subnormals, gamma, norm_upper
 
 # A block of about 2^20 float64 entries stays in a last-level cache while it is used several times.
 _BLOCK_ENTRIES = 2**20
+
+
+def widened(x: torch.Tensor) -> torch.Tensor:
+    """`x` in float64, exactly, whether this thread's arithmetic flushes subnormal numbers or not."""
+    return _decoded(x, flushes_subnormals()).to(torch.float64)
+
+
+def _decoded(part: torch.Tensor, flushed: bool) -> torch.Tensor:
+    """`part`, ready to be copied into float64.
+
+    Flushed arithmetic would turn float32 and bfloat16 subnormals into zeros: those are decoded from their bits.
+    """
+    if not flushed or part.dtype not in (torch.float32, torch.bfloat16):
+        return part
+    part = part.to(torch.float32)
+    bits = part.contiguous().view(torch.int32)
+    subnormal = (bits & 0x7F800000) == 0
+    magnitude = (bits & 0x007FFFFF).to(torch.float64) * 2.0**-149
+    decoded = torch.where(bits < 0, -magnitude, magnitude)
+    return torch.where(subnormal, decoded, part.to(torch.float64))
 
 
 class DesignMatrix:
@@ -57,22 +77,8 @@ class DesignMatrix:
             if buffer is None:
                 buffer = torch.ones((self.block_rows, self.columns), dtype=torch.float64, device=self.device)
             block = buffer[: part.shape[0]]
-            block[:, : part.shape[1]] = self._widened(part)
+            block[:, : part.shape[1]] = _decoded(part, self._flushed)
             yield rows, block
-
-    def _widened(self, part: torch.Tensor) -> torch.Tensor:
-        """The block, ready to be copied into float64.
-
-        Flushed arithmetic would turn float32 and bfloat16 subnormals into zeros: those are decoded from their bits.
-        """
-        if not self._flushed or part.dtype not in (torch.float32, torch.bfloat16):
-            return part
-        part = part.to(torch.float32)
-        bits = part.contiguous().view(torch.int32)
-        subnormal = (bits & 0x7F800000) == 0
-        magnitude = (bits & 0x007FFFFF).to(torch.float64) * 2.0**-149
-        decoded = torch.where(bits < 0, -magnitude, magnitude)
-        return torch.where(subnormal, decoded, part.to(torch.float64))
 
     def matmul(self, w: torch.Tensor) -> torch.Tensor:
         """Phi w in float64: w [columns, m] -> [n, m], off by at most gamma_columns |Phi| |w| (+ underflow)."""
@@ -99,6 +105,15 @@ class DesignMatrix:
         for rows, block in self.blocks():
             out[rows] = norm_upper(block, dim=1)
         return out
+
+    def frobenius(self) -> float:
+        """Upper bound of the Frobenius norm, in one pass without a copy."""
+        stored = self.features
+        count = float(stored.numel())
+        norm = float(torch.linalg.vector_norm(stored, dtype=torch.float64)) * (1.0 + gamma(stored.numel() + 8))
+        # Squares below the smallest normal number may vanish, and flushed arithmetic drops the stored subnormals.
+        norm += count**0.5 * max(2.0**-511, float(torch.finfo(stored.dtype).tiny) if self._flushed else 0.0)
+        return math.hypot(norm, float(self.rows) ** 0.5 if self.bias else 0.0) * SHORT_CHAIN
 
     def flushed_mass(self) -> float:
         """Upper bound of the Frobenius norm of what flushed float64 arithmetic may drop from the stored values."""

@@ -30,6 +30,9 @@ TINY64 = torch.finfo(torch.float64).tiny
 # Fewer than 64 float64 operations on non-negative numbers lose at most this factor: (1 + u)^64 < 1 + 65 u.
 SHORT_CHAIN = 1.0 + 65 * U64
 
+# Elementwise operations of torch give a thread of the pool at least this many entries (at::internal::GRAIN_SIZE).
+_PARALLEL_GRAIN = 2**15
+
 
 def gamma(n: int, unit_roundoff: float = U64) -> float:
     """Upper bound of `gamma_n = n u / (1 - n u)`; infinite when `n u >= 1`."""
@@ -54,7 +57,7 @@ def norm_upper(x: torch.Tensor, dim: int | None = None) -> torch.Tensor:
         dim: the dimension to reduce; None reduces all.
 
     Returns:
-        float64, `x.shape` without `dim` (a scalar for None).
+        float64, `x.shape` without `dim` (a scalar for None); infinite where an entry is.
     """
     if x.numel() == 0:
         shape = [] if dim is None else [s for i, s in enumerate(x.shape) if i != dim % x.ndim]
@@ -66,10 +69,16 @@ def norm_upper(x: torch.Tensor, dim: int | None = None) -> torch.Tensor:
     scaled = x / divisor
     total = (scaled * scaled).sum() if dim is None else (scaled * scaled).sum(dim, keepdim=True)
     norm = divisor * total.sqrt() * (1.0 + gamma(length + 8)) + TINY64 * math.sqrt(length)
+    norm = torch.where(torch.isinf(largest), largest, norm)
     return norm if dim is None else norm.squeeze(dim)
 
 
 def flushes_subnormals() -> bool:
-    """True when this thread's float arithmetic flushes subnormal numbers to zero (`torch.set_flush_denormal`)."""
-    smallest_normal = torch.full((8,), TINY64, dtype=torch.float64, device="cpu")
-    return bool(((smallest_normal * 0.5) * 2.0 == 0.0).any())
+    """True when float arithmetic flushes subnormal numbers to zero, in this thread or in one of torch's pool.
+
+    `torch.set_flush_denormal` sets the calling thread only, and the threads of the pool keep the mode in which they
+    were started: the probe is long enough to reach every one of them.
+    """
+    smallest = torch.finfo(torch.float32).tiny
+    probe = torch.full((_PARALLEL_GRAIN * torch.get_num_threads(),), smallest, dtype=torch.float32, device="cpu")
+    return bool((probe.mul_(0.5).mul_(2.0) == 0.0).any())
