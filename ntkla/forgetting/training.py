@@ -2,7 +2,7 @@
 
 Both classes mean *full-batch* training from the old head with a fresh optimiser: a run of mini-batches has no closed
 form.  The loss is the summed one of ntkla (half the squared error, absolute ridge and weight decay), so its Hessian per
-output is `A = Phi^T Phi + diag(ridge + weight_decay)`; `ntkla.from_torch` converts the settings of torch's `MSELoss`
+output is `A = Phi^T Phi + diag(ridge + weight_decay)`; `ntkla.from_torch_sgd` converts the settings of torch's `MSELoss`
 and `SGD`.
 
 Stability.  With eigenvalue a of A and w = lr a, one step of `torch.optim.SGD` (dampening 0) has the characteristic
@@ -87,7 +87,7 @@ class GradientDescent:
             raise TrainingDivergesError(
                 f"lr: expected at most {limit!r}, which is {self.stability_limit:.6g} over the largest eigenvalue "
                 f"{largest_eigenvalue:.6g} of the summed loss, got {self.lr!r}: training would diverge. Lower lr; for "
-                "settings of torch.nn.MSELoss convert first with ntkla.from_torch.",
+                "settings of torch.nn.MSELoss convert first with ntkla.from_torch_sgd.",
                 limit,
             )
 
@@ -125,5 +125,5 @@ def require_training(training: object) -> Training:
         return training
     raise ArgumentError(
         f"training: expected ntkla.GradientDescent, ntkla.GradientFlow or None (the optimum), got "
-        f"{type(training).__name__}. Convert torch settings with ntkla.from_torch."
+        f"{type(training).__name__}. Convert torch settings with ntkla.from_torch_sgd."
     )

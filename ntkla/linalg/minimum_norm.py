@@ -1,0 +1,202 @@
+"""The minimum-norm solution: least squares without a ridge, and why its bound is finite only at full rank.
+
+The pseudo-inverse is discontinuous where the rank changes, so an error bound needs a *certified* rank.
+
+- The rank is decided from the singular values in float64: one counts as zero below `max(n, K) 2u s_1` (the convention
+  of LAPACK's users; Golub and Van Loan, section 5.4.1).
+- Full rank is certified by Cholesky: if `M - mu I`, M the smaller Gram matrix as computed, factors to completion in
+  float64, then `lambda_min(M) >= mu - gamma_{k+2} / (1 - gamma) tr(M)` (Rump, "Verification of positive definiteness",
+  BIT 46 (2006)); subtracting the rounding of M itself bounds the exact least eigenvalue.
+- Full column rank: the refinement of `refine.py` with that eigenvalue in place of the ridge.
+- Full row rank: with X = Phi^T alpha + eta, `X* - X = Phi^T G^-1 (Y - Phi X) - P eta`, P the projector onto the null
+  space, so `||X* - X|| <= ||Y - Phi X|| / sqrt(lambda_min(G)) + ||eta||`.
+- Otherwise the truncated singular value solution is returned with an infinite bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from ntkla.linalg import checks
+from ntkla.linalg.cost import ROUTES
+from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.doubled import Doubled, add
+from ntkla.linalg.factor import CholeskyFactor, QRFactor
+from ntkla.linalg.normal import gram_matrix, normal_matrix
+from ntkla.linalg.precision import SHORT_CHAIN, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.refine import HIGHEST_LEVEL, Refinement
+from ntkla.linalg.residual import NormalProblem, residual
+from ntkla.linalg.stability import SolutionError, Stability
+
+_MOST_CORRECTIONS = 8
+
+
+@dataclass(frozen=True)
+class RankDecision:
+    """The numerical rank, the threshold that decided it, and the ratio of the last kept singular value to the next."""
+
+    rank: int
+    threshold: float
+    gap: float
+
+
+class TruncatedSolution:
+    """The truncated singular value solution, for which no finite bound exists."""
+
+    factor_name = "svd:float64"
+    corrections = 0
+    levels = (0, 0)
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = Doubled(x, torch.zeros_like(x))
+        self.escalations: list[str] = []
+        infinite = torch.full_like(x[0], math.inf)
+        self.error = SolutionError(infinite, torch.zeros_like(infinite))
+
+    def reach(self, goal: Callable[[torch.Tensor], float]) -> bool:
+        """Always False: the bound is infinite."""
+        return False
+
+
+class RowRankRefinement:
+    """The minimum-norm solution of a system with certified full row rank, improved on request."""
+
+    factor_name = "cholesky:float64"
+
+    def __init__(self, problem: NormalProblem, triangle: torch.Tensor, least: float) -> None:
+        self.problem, self.triangle = problem, triangle
+        self.stability = Stability.full_rank(least, problem.design)
+        self.escalations: list[str] = []
+        self.corrections = 0
+        self.levels = (0, 0)
+        # X = Phi^T alpha with its rounding eta: the adjoint half of a residual whose outputs are alpha.
+        alpha = torch.cholesky_solve(problem.targets, triangle)
+        zero = torch.zeros((problem.design.columns, alpha.shape[1]), dtype=torch.float64, device=alpha.device)
+        start = residual(replace(problem, targets=alpha), Doubled(zero, zero), (0, 2))
+        self.x = Doubled(start.value, zero)
+        self._displacement = start.adjoint_error
+        self._measure(0)
+
+    @property
+    def error(self) -> SolutionError:
+        """The certified error of `x`."""
+        outside = self.stability.gain * (self._outputs.output_norm + self._outputs.output_error)
+        weights = rounded_up(outside + self._displacement)
+        return SolutionError(weights, torch.zeros_like(weights))
+
+    def reach(self, goal: Callable[[torch.Tensor], float]) -> bool:
+        """Improves `x` until the size of its error is at most `goal(x.high)`; False when it stops improving."""
+        for _ in range(_MOST_CORRECTIONS):
+            wanted, size = goal(self.x.high), self.error.size()
+            if size <= wanted:
+                return True
+            if self.stability.gain * float(norm_upper(self._outputs.output_error)) > wanted / 4:
+                if self.levels[0] == HIGHEST_LEVEL:
+                    return False
+                self._measure(self.levels[0] + 1)
+                continue
+            self._correct()
+            if self.error.size() > size / 2:
+                break
+        return self.error.size() <= goal(self.x.high)
+
+    def _measure(self, level: int) -> None:
+        self.levels = (level, 0)
+        self._outputs = residual(self.problem, self.x, self.levels, keep_outputs=True)
+
+    def _correct(self) -> None:
+        assert self._outputs.outputs is not None
+        step = torch.cholesky_solve(self._outputs.outputs, self.triangle)
+        moved = self.problem.design.rmatmul(step)
+        rounding = gamma(self.problem.design.summands + 1) * self.problem.frobenius * norm_upper(step, dim=0)
+        lost = 4 * U64**2 * (norm_upper(self.x.high, dim=0) + norm_upper(moved, dim=0))
+        self._displacement = rounded_up(self._displacement + rounding + lost)
+        self.x = add(self.x, moved)
+        self.corrections += 1
+        self._measure(self.levels[0])
+
+
+Solution = Refinement | RowRankRefinement | TruncatedSolution
+
+
+def minimum_norm(
+    design: DesignMatrix, targets: torch.Tensor, *, free_bias: bool, route: str
+) -> tuple[Solution, Stability, str, RankDecision, int]:
+    """Decides the rank, certifies it where it is full, and returns (solution, stability, route, rank, memory estimate).
+
+    Args:
+        design: Phi, n x K (K counts the bias).
+        targets: float64 [n, C].
+        free_bias: whether the bias is left out of the norm that is minimised.
+        route: checked, and then decided by the rank: "primal" for full column rank, "dual" for full row rank.
+
+    Cost: one singular value decomposition of a float64 copy of the features.
+    """
+    checks.choice("route", route, ROUTES)
+    n, k = design.rows, design.columns
+    needed = 8 * (3 * n * k + 4 * min(n, k) ** 2 + 4 * (n + k) * targets.shape[1])
+    checks.memory("the minimum-norm solve", needed, design.device)
+    decision, truncated = _truncated(design, targets, free_bias)
+    problem = NormalProblem(design, targets, (), None, design.frobenius())
+    full_columns = decision.rank == k - int(free_bias) and k <= n
+    if full_columns and (least := certified_least(normal_matrix(design))) > 0:
+        stability = Stability.full_rank(least, design)
+        chain = [
+            ("cholesky:float64", lambda: CholeskyFactor.build(problem, torch.float64)),
+            ("qr:float64", lambda: QRFactor.build(problem)),
+        ]
+        return Refinement(problem, stability, chain), stability, "primal", decision, needed
+    if decision.rank == n <= k and not free_bias:
+        gram = gram_matrix(design)
+        least = certified_least(gram)
+        triangle, info = torch.linalg.cholesky_ex(gram.matrix)
+        if least > 0 and int(info) == 0:
+            rows = RowRankRefinement(problem, triangle, least)
+            return rows, rows.stability, "dual", decision, needed
+    stability = Stability.full_rank(1.0, design)  # only its geometry is used: the bound is infinite
+    return TruncatedSolution(truncated), stability, "primal" if k <= n else "dual", decision, needed
+
+
+def certified_least(gram: tuple[torch.Tensor, float]) -> float:
+    """A lower bound of the least eigenvalue of the exact matrix behind (matrix, error), or 0 when none > 0 is proved.
+
+    Tries half the computed least eigenvalue as the shift mu.
+    """
+    matrix, error = gram
+    k = matrix.shape[0]
+    shift = float(torch.linalg.eigvalsh(matrix)[0]) / 2
+    if not shift > 0:
+        return 0.0
+    shifted = matrix.clone()
+    shifted.diagonal().sub_(shift)
+    if int(torch.linalg.cholesky_ex(shifted).info) != 0:
+        return 0.0
+    trace = float(matrix.diagonal().sum()) * (1.0 + gamma(k))
+    rounding = (gamma(k + 2) / (1.0 - gamma(k + 2)) * trace + U64 * trace) * SHORT_CHAIN
+    least = shift - (rounding + error) * SHORT_CHAIN
+    return max(least / SHORT_CHAIN, 0.0)
+
+
+def _truncated(design: DesignMatrix, targets: torch.Tensor, free_bias: bool) -> tuple[RankDecision, torch.Tensor]:
+    """The numerical rank of the (centred) features and the truncated singular value solution [K, C]."""
+    dense = torch.cat([block.clone() for _, block in design.blocks()])
+    right = targets
+    means = None
+    if free_bias:
+        features = dense[:, :-1]
+        means, target_means = features.mean(0), targets.mean(0)
+        dense, right = features - means, targets - target_means
+    u, s, vh = torch.linalg.svd(dense, full_matrices=False)
+    largest = float(s[0])
+    threshold = max(dense.shape) * 2 * U64 * largest
+    rank = int((s > threshold).sum())
+    following = float(s[rank]) if rank < len(s) else 0.0
+    gap = math.inf if following == 0.0 or rank == 0 else float(s[rank - 1]) / following
+    x = vh[:rank].T @ ((u[:, :rank].T @ right) / s[:rank, None])
+    if means is not None:
+        x = torch.cat([x, (target_means - means @ x)[None, :]])
+    return RankDecision(rank, threshold, gap), x

@@ -1,0 +1,193 @@
+"""The residual of the regularised normal equations, in float64 or beyond, with a bound on its own rounding.
+
+Problem: `A X = B` with `A = Phi^T Phi + diag(p)` and `B = Phi^T Y + shift`.  At a trial solution x (a `Doubled`)
+
+    T = Y - Phi x              [n, C], rounded by at most `output_error`  (2-norm per column)
+    rho = Phi^T T - p x + shift  [K, C], rounded by at most `adjoint_error`, given the T that was computed
+
+The two errors are kept apart because they reach the solution by different ways (see `stability.py`): an error in T is
+amplified by `||A^-1 Phi^T|| <= 1 / (2 sqrt(p))` only, an error in rho by `||A^-1|| <= 1 / p`.
+
+Rounding of a level-s product (see `slicing.py`), with the 2-norms `a_q` of the slices and rests of the left factor and
+`b_q` of the rests of the right one: the exact part contributes nothing, the ordinary products
+`gamma_{K+2} (sum_p a_p b_{s+1-p} + a_rest b_0)` by the Cauchy-Schwarz inequality (K summands, plus one rounding each
+for the rests kept in float64), and the doubled summation of k terms `2 k^2 u^2` of their absolute sum.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.doubled import Doubled, total, two_product, two_sum
+from ntkla.linalg.precision import TINY64, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.slicing import (
+    SIGNIFICAND,
+    Slices,
+    cut,
+    exponents,
+    length_bits,
+    power_of_two,
+    product_terms,
+    right_factors,
+    slice_bits,
+)
+
+# Rows this much smaller than the largest row of their block share a coarser grid, so that no grid exponent overflows.
+_ROW_RANGE = 200
+
+
+@dataclass(frozen=True)
+class NormalProblem:
+    """`(Phi^T Phi + diag(sum of diagonals)) X = Phi^T targets + shift`.
+
+    Attributes:
+        design: Phi, n x K.
+        targets: float64 [n, C].
+        diagonals: float64 [K] each; their exact sum is the penalty.
+        shift: Doubled [K, C], or None for zero.
+        frobenius: upper bound of ||Phi||_F.
+    """
+
+    design: DesignMatrix
+    targets: torch.Tensor
+    diagonals: tuple[torch.Tensor, ...]
+    shift: Doubled | None
+    frobenius: float
+
+
+@dataclass(frozen=True)
+class Residual:
+    """The residual at a trial solution, and what its rounding can be.
+
+    Attributes:
+        value: rho, float64 [K, C].
+        outputs: T rounded to float64 [n, C], when it was asked for.
+        output_error, adjoint_error: 2-norm bounds per column, [C], of the two roundings named above.
+        output_norm: upper bound of the computed ||T||, [C].
+    """
+
+    value: torch.Tensor
+    outputs: torch.Tensor | None
+    output_error: torch.Tensor
+    adjoint_error: torch.Tensor
+    output_norm: torch.Tensor
+
+
+def residual(problem: NormalProblem, x: Doubled, levels: tuple[int, int], *, keep_outputs: bool = False) -> Residual:
+    """rho = Phi^T (Y - Phi x) - p x + shift with the two products at the given levels of `slicing`.
+
+    Cost: `(s + 1)(s + 2) / 2` products of 2 n K C operations for each level s.  One pass over the features.
+    """
+    run = _Pass(problem, x, levels, keep_outputs)
+    for rows, block in problem.design.blocks():
+        run.add_block(block, problem.targets[rows])
+    return run.finish()
+
+
+class _Pass:
+    """One pass over the row blocks: accumulates rho and the quantities that its rounding bound needs."""
+
+    def __init__(self, problem: NormalProblem, x: Doubled, levels: tuple[int, int], keep_outputs: bool) -> None:
+        self.outputs: list[torch.Tensor] | None = [] if keep_outputs else None
+        self.problem, self.x, self.levels = problem, x, levels
+        design = problem.design
+        k, c = x.high.shape
+        self.rho = Doubled(torch.zeros_like(x.high), torch.zeros_like(x.high))
+        self.additions = 0
+        self.rows_squared = 0.0  # sum of squared row scales
+        self.grid_mass = torch.zeros(
+            c, dtype=torch.float64, device=design.device
+        )  # sum over blocks of m max_i r_i |t_i|
+        self.output_squares = torch.zeros(c, dtype=torch.float64, device=design.device)
+        self.bits = slice_bits(k, design.block_rows)
+        self.x_bits = SIGNIFICAND - length_bits(k) - self.bits
+        self.t_bits = SIGNIFICAND - length_bits(design.block_rows) - self.bits
+        self.x_slices: Slices = cut(x, exponents(x.high, 0), self.x_bits, levels[0])
+        self.x_factors = right_factors(self.x_slices, levels[0])
+
+    def add_block(self, block: torch.Tensor, y: torch.Tensor) -> None:
+        forward, adjoint = self.levels
+        row_exponent = torch.zeros((block.shape[0], 1), dtype=torch.int32, device=block.device)
+        if max(self.levels) > 0:
+            row_exponent = exponents(block, 1)
+            row_exponent = row_exponent.clamp(min=int(row_exponent.max()) - _ROW_RANGE)
+            self.rows_squared += float((power_of_two(row_exponent) ** 2).sum())
+        slices = cut(block, row_exponent, self.bits, max(self.levels))
+        left = [*slices.parts[:forward], slices.rest[forward]]
+        terms = product_terms(left, self.x_factors, self.x.high.shape[1])
+        t = total([y, *(-term for term in terms)]) if forward else Doubled(y - terms[0], torch.zeros_like(y))
+        if self.outputs is not None:
+            self.outputs.append(t.high)
+        self.output_squares += norm_upper(t.high, dim=0) ** 2
+        if adjoint == 0:
+            self._accumulate([block.T @ t.high])
+            return
+        t_exponent = exponents(t.high * power_of_two(row_exponent), 0)
+        self.grid_mass += block.shape[0] * power_of_two(t_exponent[0])
+        t_slices = cut(t, t_exponent - row_exponent, self.t_bits, adjoint)
+        left = [part.T for part in [*slices.parts[:adjoint], slices.rest[adjoint]]]
+        self._accumulate(product_terms(left, right_factors(t_slices, adjoint), y.shape[1]))
+
+    def _accumulate(self, terms: list[torch.Tensor]) -> None:
+        high, low = self.rho
+        for term in terms:
+            high, error = two_sum(high, term)
+            low = low + error
+        self.rho = Doubled(high, low)
+        self.additions += len(terms)
+
+    def finish(self) -> Residual:
+        terms: list[torch.Tensor] = []
+        for diagonal in self.problem.diagonals:
+            product = two_product(diagonal[:, None], self.x.high)
+            terms += [-product.high, -product.low, -(diagonal[:, None] * self.x.low)]
+        terms += list(self.problem.shift) if self.problem.shift is not None else []
+        self._accumulate(terms)
+        value = two_sum(*self.rho).high
+        output_norm = rounded_up(self.output_squares.sqrt())
+        outputs = None if self.outputs is None else torch.cat(self.outputs)
+        return Residual(value, outputs, self._output_error(), self._adjoint_error(value, output_norm), output_norm)
+
+    def _output_error(self) -> torch.Tensor:
+        """||computed T - (Y - Phi x)|| per column."""
+        design, level = self.problem.design, self.levels[0]
+        k, whole = design.columns, self.problem.frobenius
+        rows = math.sqrt(k * self.rows_squared)
+        rests = [norm_upper(rest, dim=0) for rest in self.x_slices.rest]
+        y_norm = norm_upper(self.problem.targets, dim=0)
+        underflow = rests[0] * design.flushed_mass() + 8 * k * (level + 1) ** 2 * TINY64 * math.sqrt(design.rows)
+        if level == 0:
+            # x.low is dropped: at most u |x|, one of the two extra roundings of gamma_{K+2}.
+            return rounded_up(gamma(k + 2) * whole * rests[0] + U64 * y_norm + underflow)
+        slice_norms = [whole + rows * 2.0 ** (-self.bits - 1)]
+        slice_norms += [rows * 2.0 ** (-p * self.bits - 1) for p in range(1, level + 1)]
+        ordinary = sum(slice_norms[p] * rests[level - p] for p in range(level)) + slice_norms[level] * rests[0]
+        count = (level + 1) * (level + 2) // 2 + 1
+        summation = 2 * count**2 * U64**2 * (y_norm + 2 * count * (whole + rows) * rests[0])
+        return rounded_up(gamma(k + 2) * ordinary + summation + underflow)
+
+    def _adjoint_error(self, value: torch.Tensor, output_norm: torch.Tensor) -> torch.Tensor:
+        """||computed rho - (Phi^T T - p x + shift)|| per column, T the one that was computed."""
+        design, level = self.problem.design, self.levels[1]
+        x_norm = norm_upper(self.x.high, dim=0)
+        penalty = sum(float(d.abs().max()) for d in self.problem.diagonals)
+        magnitude = penalty * x_norm
+        if self.problem.shift is not None:
+            magnitude = magnitude + norm_upper(self.problem.shift.high, dim=0)
+        if level == 0:
+            products = gamma(design.block_rows + 2) * self.problem.frobenius * output_norm
+            magnitude = magnitude + self.problem.frobenius * output_norm
+        else:
+            mass = math.sqrt(design.columns) * self.grid_mass
+            step = 2.0 ** (-level * min(self.bits, self.t_bits) - 1)
+            products = gamma(design.block_rows + 2) * (level + 1) * step * mass
+            magnitude = magnitude + (level + 1) * (level + 2) * mass
+        summation = 2 * (self.additions + 1) ** 2 * U64**2 * magnitude
+        underflow = design.flushed_mass() * output_norm + 8 * design.rows * (level + 1) ** 2 * TINY64 * math.sqrt(
+            design.columns
+        )
+        return rounded_up(products + summation + U64 * norm_upper(value, dim=0) + underflow)

@@ -1,0 +1,120 @@
+"""From residuals to errors: how far a trial solution of the regularised normal equations can be from the exact one.
+
+With `A = Phi^T Phi + p I` and the residual `rho` of `residual.py`, the error is `A^-1 (rho + its rounding)`.
+
+- A rounding `r` of rho itself reaches the solution as `||A^-1 r|| <= ||r|| / p`.
+- A rounding `d` of `T = Y - Phi x` reaches it as `A^-1 Phi^T d`, and with a singular value s of Phi
+  `s / (s^2 + p) <= 1 / (2 sqrt(p))`, so `||A^-1 Phi^T d|| <= ||d|| / (2 sqrt(p))`: smaller by `2 ||Phi|| / sqrt(p)`.
+- Without a penalty but with a certified least eigenvalue p of Phi^T Phi the second bound is `||d|| / sqrt(p)`.
+
+An unpenalised bias is eliminated: with the feature mean m and H = I - 1 1^T / n the weights solve the centred system
+`(Phi^T H Phi + p I) e_w = r_w - m r_b`, and `e_b = r_b / n - m^T e_w`.  A prediction for features phi is then off by at
+most `||phi - m|| ||e_w|| + offset`, `offset = |r_b| / n + ||d|| / sqrt(n)`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.residual import Residual
+
+
+@dataclass(frozen=True)
+class SolutionError:
+    """Per output column: `|phi . error| <= ||phi - centre|| weights + offset`.
+
+    Without a free bias `phi - centre` stands for `[phi, 1]` and the offset is 0.
+    """
+
+    weights: torch.Tensor
+    offset: torch.Tensor
+
+    def __add__(self, other: SolutionError) -> SolutionError:
+        return SolutionError(rounded_up(self.weights + other.weights), rounded_up(self.offset + other.offset))
+
+    def size(self) -> float:
+        """One number, the 2-norm over columns of both parts: what the refinement drives below its goal."""
+        return float(norm_upper(torch.cat([self.weights, self.offset])))
+
+
+@dataclass(frozen=True)
+class Stability:
+    """The constants of the bounds above.
+
+    Attributes:
+        least: lower bound of the least eigenvalue of A (of the centred A when `centre` is given).
+        gain: upper bound of ||A^-1 Phi^T||.
+        centre: the feature mean m, float64 [F], when the bias is unpenalised, else None.
+        centre_error: 2-norm bound of the rounding of `centre`.
+        rows: n.
+    """
+
+    least: float
+    gain: float
+    rows: int
+    centre: torch.Tensor | None = None
+    centre_error: float = 0.0
+
+    @classmethod
+    def ridge(cls, penalty: float, design: DesignMatrix, free_bias: bool) -> Stability:
+        """For a penalty > 0 on every feature, and on the bias unless it is free."""
+        least = penalty / SHORT_CHAIN
+        gain = 0.5 / math.sqrt(least) * SHORT_CHAIN
+        if not free_bias:
+            return cls(least, gain, design.rows)
+        ones = torch.ones((design.rows, 1), dtype=torch.float64, device=design.device)
+        centre = design.rmatmul(ones)[:-1, 0] / design.rows
+        error = (gamma(design.summands + 2) * design.frobenius() + TINY64 * design.rows) / math.sqrt(design.rows)
+        return cls(least, gain, design.rows, centre, error * SHORT_CHAIN)
+
+    @classmethod
+    def full_rank(cls, least: float, design: DesignMatrix) -> Stability:
+        """For no penalty and a certified lower bound > 0 of the least eigenvalue of Phi^T Phi (or of Phi Phi^T)."""
+        return cls(least, SHORT_CHAIN / math.sqrt(least), design.rows)
+
+    @property
+    def centre_norm(self) -> float:
+        """Upper bound of ||m||."""
+        return 0.0 if self.centre is None else (float(norm_upper(self.centre)) + self.centre_error) * SHORT_CHAIN
+
+    def remaining(self, rho: torch.Tensor) -> SolutionError:
+        """||A^-1 rho|| for the computed residual."""
+        if self.centre is None:
+            weights = norm_upper(rho, dim=0) / self.least
+            return SolutionError(rounded_up(weights), torch.zeros_like(weights))
+        bias_part = rho[-1].abs()
+        centred = norm_upper(rho[:-1] - self.centre[:, None] * rho[-1], dim=0)
+        # The subtraction rounds by 2 u (|rho| + |m rho_b|), and the mean itself is off by centre_error.
+        rounding = (
+            3 * U64 * (norm_upper(rho[:-1], dim=0) + self.centre_norm * bias_part) + self.centre_error * bias_part
+        )
+        return SolutionError(rounded_up((centred + rounding) / self.least), rounded_up(bias_part / self.rows))
+
+    def rounding(self, r: Residual) -> SolutionError:
+        """What the rounding inside the residual adds."""
+        weights = r.adjoint_error * (1.0 + self.centre_norm) / self.least + self.gain * r.output_error
+        if self.centre is None:
+            return SolutionError(rounded_up(weights), torch.zeros_like(weights))
+        offset = r.adjoint_error / self.rows + r.output_error / math.sqrt(self.rows)
+        return SolutionError(rounded_up(weights), rounded_up(offset))
+
+    def moved(self, by: torch.Tensor) -> SolutionError:
+        """What it adds when the stored solution itself is off by at most `by` (2-norm per column)."""
+        offset = torch.zeros_like(by) if self.centre is None else by * (1.0 + self.centre_norm)
+        return SolutionError(rounded_up(by), rounded_up(offset))
+
+    def row_distances(self, design: DesignMatrix) -> torch.Tensor:
+        """Upper bounds of ||phi_i - centre|| (of ||[phi_i, 1]|| when nothing is centred), float64 [n]."""
+        if self.centre is None:
+            return design.row_norms()
+        out = torch.empty(design.rows, dtype=torch.float64, device=design.device)
+        for rows, block in design.blocks():
+            features = block[:, :-1]
+            rounding = U64 * (norm_upper(features, dim=1) + self.centre_norm) + self.centre_error
+            out[rows] = norm_upper(features - self.centre, dim=1) + rounding
+        return rounded_up(out)
