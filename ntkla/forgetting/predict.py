@@ -26,8 +26,8 @@ from ntkla.forgetting.training import GradientDescent, GradientFlow
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.errors import ArgumentError, ShapeError
-from ntkla.linalg.normal_solver import DEFAULT_TOLERANCE, NormalSolve, SolveDiagnostics, prepare, ratio
-from ntkla.linalg.precision import norm_upper, rounded_up
+from ntkla.linalg.normal_solver import NormalSolve, SolveDiagnostics, prepare, ratio
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, norm_upper, rounded_up
 from ntkla.linalg.refine import relative_goal
 from ntkla.linalg.results import Result
 from ntkla.linalg.stability import SolutionError

@@ -72,7 +72,8 @@ def gram_matrix(design: DesignMatrix) -> BoundedMatrix:
 
 def exactly_zero(x: torch.Tensor) -> bool:
     """True when every entry is +0, read from the bits: flushed arithmetic takes subnormal numbers for zeros."""
-    return not bool(x.contiguous().view(torch.uint8).any())
+    same_width = {8: torch.int64, 4: torch.int32, 2: torch.int16}[x.element_size()]
+    return not bool(x.view(same_width).any())
 
 
 def _add_lower(accumulator: torch.Tensor, piece: torch.Tensor) -> None:
@@ -88,19 +89,13 @@ def _mirrored(accumulator: torch.Tensor) -> torch.Tensor:
     return accumulator.tril() + accumulator.tril(-1).T
 
 
-def _has_bits(x: torch.Tensor) -> bool:
-    """Whether any entry differs from +0.0; read from the bits, because flushed comparisons see subnormals as zero."""
-    same_width = {8: torch.int64, 4: torch.int32, 2: torch.int16}[x.element_size()]
-    return bool(x.view(same_width).any())
-
-
 def _rounding(matrix: torch.Tensor, summed: DesignMatrix, scale: float) -> float:
     """gamma tr(S), plus what underflow and flushed subnormals may have dropped; the sums ran over `summed.rows`."""
     edge = matrix.shape[0]
     pieces = -(-summed.rows // PIECE) + -(-summed.rows // summed.block_rows)
     per_entry = gamma(min(summed.rows, PIECE) + pieces + 1)
     trace = float(matrix.diagonal().sum()) * (1.0 + gamma(edge)) / (1.0 - per_entry)
-    if trace == 0.0 and not _has_bits(summed.features):
+    if trace == 0.0 and exactly_zero(summed.features):
         return 0.0
     # Twice: subnormal entries may be flushed when they are read, and once more when a scaled one falls below `tiny`.
     flushed = summed.flushed_mass() * (1.0 + scale)

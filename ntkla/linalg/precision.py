@@ -30,6 +30,9 @@ TINY64 = torch.finfo(torch.float64).tiny
 # Fewer than 64 float64 operations on non-negative numbers lose at most this factor: (1 + u)^64 < 1 + 65 u.
 SHORT_CHAIN = 1.0 + 65 * U64
 
+# What a caller gets who names no tolerance, relative to the scale that each result states.
+DEFAULT_TOLERANCE = 1e-10
+
 # Elementwise operations of torch give a thread of the pool at least this many entries (at::internal::GRAIN_SIZE).
 _PARALLEL_GRAIN = 2**15
 

@@ -14,8 +14,8 @@ import torch
 
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix, widened
-from ntkla.linalg.normal_solver import DEFAULT_TOLERANCE, SolveDiagnostics, prepare, ratio
-from ntkla.linalg.precision import rounded_up
+from ntkla.linalg.normal_solver import SolveDiagnostics, prepare, ratio
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, rounded_up
 from ntkla.linalg.refine import relative_goal
 from ntkla.linalg.results import Result
 from ntkla.linalg.status import Status

@@ -1,0 +1,229 @@
+"""The leading eigenpairs of a Gram matrix by one dense decomposition of its smaller side, with certified enclosures.
+
+`G = Phi Phi^T` (n x n) and `S = Phi^T Phi` (columns x columns) share their non-zero eigenvalues.  The smaller of the
+two is formed in float64 and decomposed completely, so the enclosure covers the whole spectrum: no eigenvalue can be
+missed and no copy of a multiple one can be lost or invented.
+
+From S the eigenvectors of G are u = Phi v / sigma.  For a tiny sigma that quotient is rounding noise, so the columns
+Phi v, in descending order of sigma, go through one Householder QR instead: it leaves the directions of the well-defined
+ones as they are, makes every column orthogonal to those before it, and completes the basis where Phi v vanishes.
+What came out is then judged through the features, whatever way it was made.
+
+Derivations of the bounds: `certificates.py`, `normal.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+
+from ntkla.linalg import checks
+from ntkla.linalg.certificates import divided_by_cosine, full_enclosure, gram_residual_norms, orthogonality_defect
+from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.errors import ArgumentError, DtypeError
+from ntkla.linalg.kronecker import KroneckerGram
+from ntkla.linalg.linear_operator import LinearOperator
+from ntkla.linalg.modes import Cluster, Eigenmodes, Spectrum
+from ntkla.linalg.normal import gram_matrix, normal_matrix
+from ntkla.linalg.operators import GramOperator
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, TINY64, gamma, norm_upper, rounded_up
+from ntkla.linalg.status import ABOVE_TOLERANCE, CERTIFIED, Status
+
+
+def eigenmodes(
+    operator_or_features: torch.Tensor | LinearOperator, k: int, *, bias: bool = False, tol: float | None = None
+) -> Eigenmodes:
+    """The k largest eigenvalues of a Gram operator, counted with multiplicity, and their eigenvectors.
+
+    Args:
+        operator_or_features: features [n, F] (float64, float32, bfloat16 or float16, any strides) of
+            G = Phi Phi^T; or a `GramOperator`; or a `KroneckerGram` of one, which is decomposed through its factor:
+            an eigenvalue of G counts once for each output.
+        k: how many, 1 <= k <= N.
+        bias: with features: whether to append a constant feature 1.  An operator has its own.
+        tol: the value errors and residuals wanted, relative to the largest eigenvalue; 1e-10 when None.  It decides
+            the status, not the work.
+
+    Returns:
+        float64 on the features' device; every bound is an actual upper bound for the features as stored.
+
+    Raises:
+        DtypeError, ShapeError, NonFiniteError, ScaleError, DeviceError, ArgumentError, MemoryEstimateError
+
+    Cost: with m = min(n, columns): n m columns to form the small side, about 15 m^3 to decompose and certify it, and
+    4 n k (columns + k) for the vectors.  Deterministic for fixed inputs, versions and thread count.
+    """
+    design, outputs, order = design_of(operator_or_features, bias)
+    k = checks.integer("k", k, least=1, most=design.rows * outputs)
+    tolerance = DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol)
+    _check_memory(design, -(-k // outputs))
+    modes = _gram_modes(design, -(-k // outputs), tolerance)
+    return modes if order is None else _repeated(modes, k, outputs, order)
+
+
+def spectrum_of(operator_or_features: torch.Tensor | LinearOperator, *, bias: bool = False) -> Spectrum:
+    """All eigenvalues of a Gram operator with their enclosures; arguments and errors as for `eigenmodes`."""
+    design, outputs, _ = design_of(operator_or_features, bias)
+    _check_memory(design, 0)
+    return dataclasses.replace(_small_side(design)[0], multiplicity=outputs)
+
+
+def design_of(operator_or_features: object, bias: bool) -> tuple[DesignMatrix, int, str | None]:
+    """The features behind the argument of `eigenmodes`, the number of outputs, and a Kronecker kernel's order."""
+    if not isinstance(operator_or_features, LinearOperator):
+        return DesignMatrix(checks.matrix("features", operator_or_features), checks.flag("bias", bias)), 1, None
+    if bias:
+        raise ArgumentError("bias: expected False beside an operator. Build it in: GramOperator(features, bias=True).")
+    outputs, order, gram = 1, None, operator_or_features
+    if isinstance(gram, KroneckerGram):
+        outputs, order, gram = gram.outputs, gram.order, gram.gram
+    if not isinstance(gram, GramOperator):
+        raise DtypeError(
+            f"eigenmodes: expected features, a GramOperator or a KroneckerGram of one, got {operator_or_features}."
+        )
+    return gram.design, outputs, order
+
+
+def _check_memory(design: DesignMatrix, k: int) -> None:
+    # The small side, its vectors, their Gram matrix, the residual, and LAPACK's two work arrays and copy.
+    small = min(design.rows, design.columns)
+    checks.memory("eigenmodes", 8 * (7 * small**2 + 4 * design.rows * k), design.device)
+
+
+def _small_side(design: DesignMatrix) -> tuple[Spectrum, torch.Tensor]:
+    """The spectrum of G and the eigenvectors, descending, of the smaller of G and S."""
+    matrix, error = bounded = gram_matrix(design) if design.rows <= design.columns else normal_matrix(design)
+    ascending, vectors = torch.linalg.eigh(matrix)
+    values, vectors = ascending.flip(0), vectors.flip(1)
+    trace = float(matrix.diagonal().sum())
+    spectrum = Spectrum(
+        # The exact eigenvalues are >= 0, so moving a computed one there brings it closer.
+        values=values.clamp(min=0.0),
+        value_error=torch.full_like(values, full_enclosure(bounded, vectors, values).value_error),
+        size=design.rows,
+        trace=trace,
+        trace_error=(error + gamma(matrix.shape[0]) * trace) * SHORT_CHAIN,
+    )
+    return spectrum, vectors
+
+
+def _gram_modes(design: DesignMatrix, k: int, tolerance: float) -> Eigenmodes:
+    spectrum, small = _small_side(design)
+    basis = small[:, :k].contiguous() if design.rows <= design.columns else _lifted(design, small, k)
+    lower, upper = _padded(spectrum.lower, design.rows), _padded(spectrum.upper, design.rows)
+    values, errors = _padded(spectrum.values, k)[:k], _padded(spectrum.value_error, k)[:k]
+    trace = (spectrum.trace + spectrum.trace_error) * SHORT_CHAIN
+    residuals = gram_residual_norms(design, basis, values, trace=trace, largest=float(upper[0]))
+    defect = orthogonality_defect(basis)
+    next_bound = float(upper[k]) if k < design.rows else 0.0
+    following = min(next_bound, _trace_bound(trace, lower[:k]))
+    clusters = _clusters(values, residuals, defect, lower, upper)
+    limit = tolerance * float(lower[0])
+    worst = max(float(errors.max()), float(residuals.max()))
+    return Eigenmodes(
+        values=values,
+        value_error=errors,
+        residual_norms=residuals,
+        orthogonality=defect,
+        angle_bound=_leading_angles(values, residuals, defect, upper),
+        clusters=clusters,
+        cut=clusters[-1].stop > k,
+        next_value_bound=following,
+        complete=following <= float(upper[k - 1]),
+        proof="full",
+        converged=worst <= limit,
+        tolerance=tolerance,
+        spectrum=spectrum,
+        status=_status(worst, float(lower[0]), tolerance),
+        basis=basis,
+    )
+
+
+def _lifted(design: DesignMatrix, small: torch.Tensor, k: int) -> torch.Tensor:
+    """Orthonormal [n, k] from the eigenvectors of S: see the module's docstring."""
+    products = design.matmul(small[:, :k])
+    missing = k - products.shape[1]
+    if missing > 0:
+        products = torch.nn.functional.pad(products, (0, missing))
+    basis: torch.Tensor = torch.linalg.qr(products)[0]
+    return basis
+
+
+def _padded(x: torch.Tensor, length: int) -> torch.Tensor:
+    """`x` with the eigenvalues that are exactly zero, and have no error, appended."""
+    return torch.nn.functional.pad(x, (0, max(0, length - x.shape[0])))
+
+
+def _trace_bound(trace: float, lower: torch.Tensor) -> float:
+    """Eigenvalues are >= 0, so the next one is at most the trace minus lower bounds of those before it."""
+    certified = float(lower.sum()) * (1.0 - gamma(lower.shape[0]))
+    return max(0.0, (trace - certified) * SHORT_CHAIN + TINY64)
+
+
+def _clusters(
+    values: torch.Tensor, residuals: torch.Tensor, defect: float, lower: torch.Tensor, upper: torch.Tensor
+) -> tuple[Cluster, ...]:
+    """Cuts the spectrum where neighbouring enclosures are disjoint; those parts that the first k values reach."""
+    k, size = values.shape[0], lower.shape[0]
+    cuts = (torch.nonzero(lower[:-1] > upper[1:]).flatten() + 1).tolist()
+    clusters = []
+    for start, stop in zip([0, *cuts], [*cuts, size], strict=True):
+        if start >= k:
+            break
+        last = min(stop, k) - 1
+        above = float(lower[start - 1]) - float(values[start]) if start > 0 else math.inf
+        below = float(values[last]) - float(upper[stop]) if stop < size else math.inf
+        gap = min(above, below) * (1.0 - 4 * gamma(1))
+        residual = float(norm_upper(residuals[start : last + 1]))
+        angle = min(1.0, divided_by_cosine(residual / gap, defect)) if gap < math.inf else 0.0
+        clusters.append(Cluster(start, stop, gap, angle))
+    return tuple(clusters)
+
+
+def _leading_angles(values: torch.Tensor, residuals: torch.Tensor, defect: float, upper: torch.Tensor) -> torch.Tensor:
+    """Davis-Kahan for the first j + 1 vectors, each j: the norm of their residuals over the gap below them."""
+    k, size = values.shape[0], upper.shape[0]
+    largest = residuals.max().clamp(min=TINY64)
+    squares = (residuals / largest).square_()
+    # Squares that underflow are covered by the last term.
+    blocks = largest * (squares.cumsum(0) * (1.0 + gamma(k)) + k * TINY64).sqrt()
+    gaps = values[: size - 1] - upper[1 : k + 1]
+    bounds = rounded_up(blocks[: gaps.shape[0]] * divided_by_cosine(1.0, defect)) / gaps * SHORT_CHAIN
+    bounds = torch.where(gaps > 0, bounds, 1.0).clamp_(max=1.0)
+    return _padded(bounds, k)
+
+
+def _status(worst: float, largest: float, tolerance: float) -> Status:
+    relative = worst / largest if largest > 0 else (math.inf if worst > 0 else 0.0)
+    if worst <= tolerance * largest:
+        return Status(CERTIFIED, f"values and residuals within {relative:.2g} of the largest eigenvalue")
+    return Status(
+        ABOVE_TOLERANCE,
+        f"values and residuals are proved within {relative:.2g} of the largest eigenvalue only, the tolerance is "
+        f"{tolerance:.2g}: the bounds hold, use them, or pass a larger tol",
+    )
+
+
+def _repeated(factor: Eigenmodes, k: int, outputs: int, order: str) -> Eigenmodes:
+    """The modes of I_C (x) G from those of G: every eigenvalue counts once for each output."""
+    index = torch.arange(k, dtype=torch.int64, device=factor.values.device)
+    mode, output = index // outputs, index % outputs
+    whole = output == outputs - 1
+    inside = float(factor.spectrum.upper[mode[-1]]) if mode[-1] < factor.spectrum.values.shape[0] else 0.0
+    clusters = tuple(dataclasses.replace(c, start=c.start * outputs, stop=c.stop * outputs) for c in factor.clusters)
+    return dataclasses.replace(
+        factor,
+        values=factor.values[mode],
+        value_error=factor.value_error[mode],
+        residual_norms=factor.residual_norms[mode],
+        angle_bound=torch.where(whole, factor.angle_bound[mode], 1.0),
+        clusters=clusters,
+        cut=clusters[-1].stop > k,
+        next_value_bound=factor.next_value_bound if bool(whole[-1]) else inside,
+        spectrum=dataclasses.replace(factor.spectrum, multiplicity=outputs),
+        factor=factor,
+        output_index=output,
+        order=order,
+    )
