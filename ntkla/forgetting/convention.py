@@ -31,7 +31,7 @@ class ConvertedTraining(Result):
         return f"{self.training}, weight_decay={self.weight_decay!r}, for the summed loss"
 
 
-def from_torch(
+def from_torch_sgd(
     *,
     lr: float,
     steps: int,

@@ -2,8 +2,8 @@
 
 Both classes mean *full-batch* training from the old head with a fresh optimiser: a run of mini-batches has no closed
 form.  The loss is the summed one of ntkla (half the squared error, absolute ridge and weight decay), so its Hessian per
-output is `A = Phi^T Phi + diag(ridge + weight_decay)`; `ntkla.from_torch_sgd` converts the settings of torch's `MSELoss`
-and `SGD`.
+output is `A = Phi^T Phi + diag(ridge + weight_decay)`; `ntkla.from_torch_sgd` converts the settings of torch's
+`MSELoss` and `SGD`.
 
 Stability.  With eigenvalue a of A and w = lr a, one step of `torch.optim.SGD` (dampening 0) has the characteristic
 polynomial `z^2 - (1 + m - w) z + m`, with Nesterov `z^2 - (1 + m)(1 - w) z + m (1 - w)` (m the momentum).  By the Jury

@@ -1,0 +1,202 @@
+"""The head update of training that stops early, with its certificate.
+
+`X = -h_T(A) g_0`, `A = Phi^T Phi + D`, `g_0 = Phi^T R + decays W_A^T`, D the diagonal of penalties and decays.
+Computed are `A Q = Q L + E` (`linalg.diagonalization`), coordinates z with `g_0 = Q z + r`, and `-Q h_T(L) z`.
+The error has three parts.
+
+1. *The eigenvectors.*  `x_t = -Q h_t(L) z` is exactly what t steps of the same training make of the matrix
+   `B = Q L Q^-1` and the gradient `Q z`.  The run with A differs from it by d_t, which obeys the optimiser's recurrence
+   with the extra force `(A - B) x_t = E h_t(L) z`, that is (discrete variation of constants)
+   `d_T = -lr sum_t U_{T-t}(A) E y_t`, `y_t = h_t(L) z` (for Nesterov `(1 + m) y_t - m y_{t-1}`).  Hence
+
+       ||d_T|| <= push || |E| |peak z| ||,
+
+   with `push >= lr sum_k ||U_k(A)||` and `peak >= sup_t` of the force's filter, both from `gains.py`.  For plain
+   descent with lr a <= 1 this says `||d|| <= min(lr T, 1/a_min) ||E|| ||X||`: relative to the update, and never more
+   than twice the familiar `min(lr^2 T^2 / 2, 1/a_min^2) ||E|| ||g_0||`.  No orthogonality of Q is needed, only that of
+   A's own eigenvectors, which are never computed.  Gradient flow is the same with integrals.
+2. *The gradient.*  What is left of g_0, r and its own rounding, reaches X through `||h_T(A)|| <= gains.filter`.
+   z is kept as a sum of two parts: the first correction leaves `(||I - Q Q^T|| + rounding) ||r_0||`.
+3. *The last product.*  Entry by entry `|Q| (gamma_{K+2} |y| + |error of h| |z|)`.
+
+Only symmetric positive semidefinite A and a stable learning rate are assumed, and the second is certified.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from ntkla.forgetting.filters import filter_values
+from ntkla.forgetting.gains import Gains, gains, peaks
+from ntkla.forgetting.training import GradientDescent, Training
+from ntkla.linalg import checks
+from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.diagonalization import Diagonalization, diagonalize
+from ntkla.linalg.doubled import Doubled, total, two_product
+from ntkla.linalg.errors import ScaleError
+from ntkla.linalg.normal import BoundedMatrix, normal_matrix
+from ntkla.linalg.normal_solver import SolveDiagnostics
+from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.residual import NormalProblem, residual
+from ntkla.linalg.slicing import SIGNIFICAND, cut, exponents, length_bits, product_terms, right_factors, slice_bits
+from ntkla.linalg.status import ABOVE_TOLERANCE, CERTIFIED, UNCERTIFIED, Status
+
+
+@dataclass(frozen=True)
+class TrainedUpdate:
+    """What training did to the head.
+
+    Attributes:
+        update: float64 [K, C], the change of the stacked head (bias last).
+        error_bound: float64 [C], 2-norm bound of each column's error.
+        gains: how the run amplifies errors of its inputs; `gains.root` bounds `||h_T(A) Phi^T||`.
+        largest_eigenvalue: certified upper bound for A, which the learning rate was checked against.
+        memory_estimate: bytes.
+    """
+
+    update: torch.Tensor
+    error_bound: torch.Tensor
+    gains: Gains
+    largest_eigenvalue: float
+    memory_estimate: int
+
+    def status(self, relative_bound: float, tolerance: float) -> Status:
+        """Certified, above the tolerance, or without a bound, each with its numbers and the remedy."""
+        if relative_bound <= tolerance:
+            return Status(
+                CERTIFIED,
+                f"the relative error is proved to be at most {relative_bound:.2e} (tolerance {tolerance:.1e}).",
+            )
+        if relative_bound < float("inf"):
+            return Status(
+                ABOVE_TOLERANCE,
+                f"the relative error is proved to be at most {relative_bound:.2e} only, above the tolerance "
+                f"{tolerance:.1e}: rounding grows with lr * steps until the ridge stops it. Use a larger ridge, fewer "
+                "steps, or a larger tol if this bound suffices.",
+            )
+        return Status(UNCERTIFIED, "the update vanishes to within its rounding, so no relative bound can be given.")
+
+    def diagnostics(self, relative_bound: float, tolerance: float) -> SolveDiagnostics:
+        """How the update was reached."""
+        return SolveDiagnostics("eigh:float64", (), 1, (1, 1), relative_bound, tolerance, self.memory_estimate)
+
+
+class Gradient(NamedTuple):
+    """g_0 in float64 [K, C], and the 2-norm bound of each column's rounding, [C]."""
+
+    value: torch.Tensor
+    error: torch.Tensor
+
+
+class Coordinates(NamedTuple):
+    """z = first + second, [K, C] each, with `g_0 = Q z + r`, and the bound of each column of r, [C]."""
+
+    first: torch.Tensor
+    second: torch.Tensor
+    rest: torch.Tensor
+
+
+def trained_update(
+    design: DesignMatrix,
+    residual_new: torch.Tensor,
+    start: torch.Tensor | None,
+    penalties: torch.Tensor,
+    decays: torch.Tensor,
+    training: Training,
+) -> TrainedUpdate:
+    """The exact effect of full-batch training from the old head, up to the bound that comes with it.
+
+    Args:
+        design: Phi of the new task, n x K.
+        residual_new: R, prediction minus target at the old head, float64 [n, C].
+        start: the old head W_A^T with its bias row, float64 [K, C]; needed when a decay is not zero.
+        penalties: ridge of each column, float64 [K], >= 0.
+        decays: weight decay of each column, float64 [K], >= 0.
+        training: the optimiser and how far it runs.
+
+    Raises:
+        TrainingDivergesError: the learning rate is not certainly stable; holds the largest one that is.
+        MemoryEstimateError, ScaleError
+
+    Cost: `n K^2` operations for A, about 20 K^3 for its decomposition and certificate, `6 n K C` for g_0 and `16 K^2 C`
+    for the rest; no step is ever taken.
+    """
+    needed = memory_estimate(design, residual_new.shape[1])
+    checks.memory("the spectral forecast of finite training", needed, design.device)
+    modes = diagonalize(_hessian(design, penalties, decays), float((penalties + decays).min()) / SHORT_CHAIN)
+    if isinstance(training, GradientDescent):
+        training.require_stable(modes.largest)
+    amplification = gains(training, float(modes.values[0]), modes.largest)
+    gradient = _gradient(design, residual_new, start, decays)
+    update, bound = _apply(modes, gradient, training, amplification)
+    return TrainedUpdate(update, bound, amplification, modes.largest, needed)
+
+
+def memory_estimate(design: DesignMatrix, outputs: int) -> int:
+    """Bytes at the peak, beside the inputs: ten squares (A, Q, R, slices of A, what `eigh` needs) and the rest."""
+    k, c, m = design.columns, outputs, min(design.block_rows, design.rows)
+    return 8 * (10 * k * k + 16 * k * c + m * (4 * k + 8 * c))
+
+
+def _hessian(design: DesignMatrix, penalties: torch.Tensor, decays: torch.Tensor) -> BoundedMatrix:
+    """A and its error: two roundings of each diagonal entry on top of those of Phi^T Phi."""
+    matrix, error = normal_matrix(design)
+    diagonal = matrix.diagonal()
+    diagonal.add_(penalties).add_(decays)
+    return BoundedMatrix(matrix, (error + 3 * U64 * float(diagonal.max())) * SHORT_CHAIN)
+
+
+def _gradient(
+    design: DesignMatrix, residual_new: torch.Tensor, start: torch.Tensor | None, decays: torch.Tensor
+) -> Gradient:
+    """g_0 in extended precision, rounded once to float64."""
+    zero = torch.zeros((design.columns, residual_new.shape[1]), dtype=torch.float64, device=design.device)
+    shift = None if start is None else two_product(decays[:, None], start)
+    problem = NormalProblem(design, residual_new, (), shift, design.frobenius())
+    found = residual(problem, Doubled(zero, zero), (0, 1))
+    # At x = 0 the first product is exactly R, so only the second one rounds.
+    return Gradient(found.value, found.adjoint_error)
+
+
+def _coordinates(modes: Diagonalization, gradient: Gradient) -> Coordinates:
+    """z by one correction: the first remainder is formed at level 1 of `slicing`."""
+    q, g = modes.vectors, gradient.value
+    size = q.shape[0]
+    first = q.T @ g
+    bits = slice_bits(size)
+    left = cut(q, exponents(q, 1), bits, 1)
+    right = cut(first, exponents(first, 0), SIGNIFICAND - length_bits(size) - bits, 1)
+    terms = product_terms([left.parts[0], left.rest[1]], right_factors(right, 1), g.shape[1])
+    remainder = total([g, *(-term for term in terms)]).high
+    second = q.T @ remainder
+    q_norm, q_rest = float(norm_upper(q)), float(norm_upper(left.rest[1]))
+    g_norm, z_norm, left_over = (norm_upper(x, dim=0) for x in (g, first, remainder))
+    products = 2 * gamma(size + 2) * (q_norm * norm_upper(right.rest[1], dim=0) + q_rest * z_norm)
+    formed = products + 40 * U64**2 * (g_norm + 4 * q_norm * z_norm) + U64 * left_over + 16 * size * TINY64
+    rest = (modes.defect + gamma(size + 2) * q_norm * modes.vectors_norm) * left_over + formed
+    return Coordinates(first, second, rounded_up(rest + gradient.error))
+
+
+def _apply(
+    modes: Diagonalization, gradient: Gradient, training: Training, amplification: Gains
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """-Q h(L) z, and the three parts of its error bound."""
+    size = modes.values.shape[0]
+    z = _coordinates(modes, gradient)
+    values = filter_values(training, modes.values)
+    coordinates = z.first + z.second
+    filtered = values.value[:, None] * coordinates
+    update = -(modes.vectors @ filtered)
+    if not bool(torch.isfinite(update).all()):
+        raise ScaleError("training: the update overflows float64. Scale the features, or lower lr * steps or the time.")
+    magnitudes = coordinates.abs()
+    force = peaks(training, modes.values, values)[:, None] * rounded_up(magnitudes)
+    disturbance = norm_upper(modes.residual @ force, dim=0) * (1 + gamma(size))
+    disturbance = rounded_up(disturbance + modes.residual_error * norm_upper(force, dim=0))
+    rounding = gamma(size + 2) * filtered.abs() + (values.error + 2 * U64 * values.value.abs())[:, None] * magnitudes
+    product = norm_upper(modes.vectors.abs() @ rounded_up(rounding), dim=0) * (1 + gamma(size)) + 4 * size**2 * TINY64
+    bound = amplification.push * disturbance + amplification.filter * z.rest + product
+    return update, rounded_up(bound)
