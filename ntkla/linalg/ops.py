@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from ntkla.linalg import checks
+from ntkla.linalg.design import widened
 from ntkla.linalg.dispatch import record, resolve
 from ntkla.linalg.errors import DtypeError, ShapeError
 
@@ -34,8 +35,9 @@ def gram(
             `"float64"` accumulates, and returns, float64 for every input.
 
     Returns:
-        [n, n] or [n, m]; float64 for float64 inputs or `precision="float64"`, else float32.  Never rounded in between:
-        `|error| <= gamma_{F+1} |x| |y|^T` in the returned type's unit roundoff.
+        [n, n] (exactly symmetric) or [n, m]; float64 for float64 inputs or `precision="float64"`, else float32.  Never
+        rounded in between: `|error| <= gamma_{F+1} (|x| |y|^T + bias)` in the returned type's unit roundoff, plus what
+        underflows there.  NaN, infinities and overflow propagate as they do in torch.
 
     Raises:
         DtypeError, ShapeError, DeviceError, ArgumentError, BackendError
@@ -52,8 +54,7 @@ def gram(
             raise ShapeError(
                 f"gram: expected x and y with the same number of features, got {x.shape[1]} and {y.shape[1]}."
             )
-    record("gram", resolve("gram"), accumulation_dtype(x.dtype, precision))
-    result: torch.Tensor = torch.ops.ntkla.gram(x, y, bias, precision)
+    result: torch.Tensor = torch.ops.ntkla.gram(x, y, checks.flag("bias", bias), precision)
     return result
 
 
@@ -75,7 +76,9 @@ def normal_matmul(
         precision: as for `gram`.
 
     Returns:
-        [F (+ 1), m]; float64 for float64 inputs or `precision="float64"`, else float32.
+        [F (+ 1), m]; float64 for float64 inputs or `precision="float64"`, else float32.  Never rounded in between:
+        `|error| <= gamma_{n+F+2} |x|^T |weights| |x| |w|` in the returned type's unit roundoff, plus what underflows
+        there.  NaN, infinities and overflow propagate as they do in torch.
 
     Raises:
         DtypeError, ShapeError, DeviceError, ArgumentError, BackendError
@@ -84,6 +87,7 @@ def normal_matmul(
     Deterministic for fixed inputs (strides included), versions and thread count.
     """
     checks.choice("precision", precision, PRECISIONS)
+    checks.flag("bias", bias)
     _primitive_input("x", x)
     _primitive_input("w", w)
     _same_kind("x", x, "w", w)
@@ -97,17 +101,16 @@ def normal_matmul(
         _same_kind("x", x, "weights", weights)
         if weights.shape[0] != x.shape[0]:
             raise ShapeError(f"normal_matmul: expected {x.shape[0]} weights, one a sample, got {weights.shape[0]}.")
-    record("normal_matmul", resolve("normal_matmul"), accumulation_dtype(x.dtype, precision))
     result: torch.Tensor = torch.ops.ntkla.normal_matmul(x, w, weights, bias, precision)
     return result
 
 
 def _primitive_input(name: str, x: torch.Tensor, ndim: int = 2) -> None:
     if not isinstance(x, torch.Tensor) or x.dtype not in checks.FLOATING:
-        raise DtypeError(
-            f"{name}: expected a float64, float32, bfloat16 or float16 tensor, "
-            f"got {getattr(x, 'dtype', type(x).__name__)}."
-        )
+        came = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+        raise DtypeError(f"{name}: expected a float64, float32, bfloat16 or float16 tensor, got {came}.")
+    if x.layout is not torch.strided:
+        raise DtypeError(f"{name}: expected a dense tensor, got layout {x.layout}. Convert it with .to_dense().")
     if x.ndim != ndim:
         raise ShapeError(f"{name}: expected {ndim} dimensions, got shape {tuple(x.shape)}.")
 
@@ -117,13 +120,33 @@ def _same_kind(left: str, x: torch.Tensor, right: str, y: torch.Tensor) -> None:
     checks.one_dtype(**{left: x, right: y})
 
 
+def _working_dtype(wide: torch.dtype) -> torch.dtype:
+    """The type to multiply in: float64 where a lowered float32 precision (TF32, bfloat16 units) breaks the bound."""
+    return wide if wide == torch.float64 or _float32_is_float32() else torch.float64
+
+
+def _float32_is_float32() -> bool:
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except (
+        RuntimeError
+    ):  # torch refuses to answer once its newer settings were used: assume that they lowered something
+        return False
+
+
+def _converted(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return widened(x) if dtype == torch.float64 else x.to(dtype)
+
+
 @torch.library.custom_op("ntkla::gram", mutates_args=())
 def _gram(x: torch.Tensor, y: torch.Tensor | None, bias: bool, precision: str) -> torch.Tensor:
     wide = accumulation_dtype(x.dtype, precision)
+    working = _working_dtype(wide)
+    record("gram", resolve("gram"), working)
     with torch.autocast(x.device.type, enabled=False):
-        x = x.to(wide)
-        out = _symmetric(x) if y is None else x @ y.to(wide).T
-    return out.add_(1.0) if bias else out
+        left = _converted(x, working)
+        out = _symmetric(left) if y is None else left @ _converted(y, working).T
+    return (out.add_(1.0) if bias else out).to(wide)
 
 
 def _symmetric(x: torch.Tensor) -> torch.Tensor:
@@ -155,9 +178,10 @@ def _gram_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 def _gram_backward(ctx, grad):  # type: ignore[no-untyped-def]
     x, y = ctx.saved_tensors
-    if y is None:
-        return ((grad + grad.T) @ x.to(grad.dtype)).to(x.dtype), None, None, None
-    return (grad @ y.to(grad.dtype)).to(x.dtype), (grad.T @ x.to(grad.dtype)).to(y.dtype), None, None
+    with torch.autocast(grad.device.type, enabled=False):
+        if y is None:
+            return ((grad + grad.T) @ x.to(grad.dtype)).to(x.dtype), None, None, None
+        return (grad @ y.to(grad.dtype)).to(x.dtype), (grad.T @ x.to(grad.dtype)).to(y.dtype), None, None
 
 
 _gram.register_autograd(_gram_backward, setup_context=_gram_context)
@@ -168,8 +192,11 @@ def _normal_matmul(
     x: torch.Tensor, w: torch.Tensor, weights: torch.Tensor | None, bias: bool, precision: str
 ) -> torch.Tensor:
     wide = accumulation_dtype(x.dtype, precision)
+    working = _working_dtype(wide)
+    record("normal_matmul", resolve("normal_matmul"), working)
+    factors = None if weights is None else _converted(weights, working)
     with torch.autocast(x.device.type, enabled=False):
-        return _normal(x.to(wide), w.to(wide), None if weights is None else weights.to(wide), bias)
+        return _normal(_converted(x, working), _converted(w, working), factors, bias).to(wide)
 
 
 def _normal(x: torch.Tensor, w: torch.Tensor, weights: torch.Tensor | None, bias: bool) -> torch.Tensor:
@@ -196,20 +223,27 @@ def _normal_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def
 
 
 def _normal_backward(ctx, grad):  # type: ignore[no-untyped-def]
-    """With a = x w, b = x g: d/dw = x^T (d b), d/dd = sum(a b), d/dx = (d a) g^T + (d b) w^T, bias rows dropped."""
     x, w, weights = ctx.saved_tensors
+    with torch.autocast(grad.device.type, enabled=False):
+        return (*_normal_gradients(x, w, weights, ctx.bias, grad), None, None)
+
+
+def _normal_gradients(
+    x: torch.Tensor, w: torch.Tensor, weights: torch.Tensor | None, bias: bool, grad: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """With a = x w, b = x g: d/dw = x^T (d b), d/dd = sum(a b), d/dx = (d a) g^T + (d b) w^T, bias rows dropped."""
     wide = grad.dtype
     x_wide, w_wide = x.to(wide), w.to(wide)
     features = x.shape[1]
     a, b = x_wide @ w_wide[:features], x_wide @ grad[:features]
-    if ctx.bias:
+    if bias:
         a, b = a + w_wide[features], b + grad[features]
     weights_wide = None if weights is None else weights.to(wide)
     da, db = (a, b) if weights_wide is None else (weights_wide[:, None] * a, weights_wide[:, None] * b)
     grad_x = (da @ grad[:features].T + db @ w_wide[:features].T).to(x.dtype)
-    grad_w = _normal(x_wide, grad, weights_wide, ctx.bias).to(w.dtype)
+    grad_w = _normal(x_wide, grad, weights_wide, bias).to(w.dtype)
     grad_weights = None if weights is None else (a * b).sum(1).to(weights.dtype)
-    return grad_x, grad_w, grad_weights, None, None
+    return grad_x, grad_w, grad_weights
 
 
 _normal_matmul.register_autograd(_normal_backward, setup_context=_normal_context)
