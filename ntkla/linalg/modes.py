@@ -33,12 +33,12 @@ class Spectrum(Result):
     @property
     def lower(self) -> torch.Tensor:
         """Lower bounds of the eigenvalues, [m], >= 0."""
-        return _beyond(self.values - self.value_error, self.value_error, -torch.inf).clamp_(min=0.0)
+        return beyond(self.values - self.value_error, self.value_error, -torch.inf).clamp_(min=0.0)
 
     @property
     def upper(self) -> torch.Tensor:
         """Upper bounds of the eigenvalues, [m]."""
-        return _beyond(self.values + self.value_error, self.value_error, torch.inf)
+        return beyond(self.values + self.value_error, self.value_error, torch.inf)
 
     def __str__(self) -> str:
         times = f", each {self.multiplicity} times" if self.multiplicity > 1 else ""
@@ -48,8 +48,8 @@ class Spectrum(Result):
         )
 
 
-def _beyond(rounded: torch.Tensor, error: torch.Tensor, direction: float) -> torch.Tensor:
-    """The number after a rounded sum, in a direction; where the error is zero the sum was exact."""
+def beyond(rounded: torch.Tensor, error: torch.Tensor, direction: float) -> torch.Tensor:
+    """The number after the rounded sum of a value and its error, in a direction; with an error of zero it was exact."""
     return torch.where(error == 0.0, rounded, torch.nextafter(rounded, torch.full_like(rounded, direction)))
 
 
