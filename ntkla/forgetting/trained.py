@@ -16,8 +16,8 @@ The error has three parts.
    than twice the familiar `min(lr^2 T^2 / 2, 1/a_min^2) ||E|| ||g_0||`.  No orthogonality of Q is needed, only that of
    A's own eigenvectors, which are never computed.  Gradient flow is the same with integrals.
 2. *The gradient.*  What is left of g_0, r and its own rounding, reaches X through `||h_T(A)|| <= gains.filter`.
-   z is kept as a sum of two parts: the first correction leaves `(||I - Q Q^T|| + rounding) ||r_0||`.
-3. *The last product.*  Entry by entry `|Q| (gamma_{K+2} |y| + |error of h| |z|)`.
+   z is kept as a sum of two parts: the correction leaves `(||I - Q Q^T|| + rounding) ||r_0||`.
+3. *The last product.*  Entry by entry `|Q| (gamma |y| + |error of h| |z|)`.
 
 Only symmetric positive semidefinite A and a stable learning rate are assumed, and the second is certified.
 """
@@ -33,15 +33,17 @@ from ntkla.forgetting.filters import filter_values
 from ntkla.forgetting.gains import Gains, gains, peaks
 from ntkla.forgetting.training import GradientDescent, Training
 from ntkla.linalg import checks
+from ntkla.linalg.accurate import Bounded, accurate_normal_matrix, accurate_sum
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.diagonalization import Diagonalization, diagonalize
-from ntkla.linalg.doubled import Doubled, total, two_product
+from ntkla.linalg.diagonalization import Diagonalization, certified, diagonalize
+from ntkla.linalg.doubled import Doubled, two_product
 from ntkla.linalg.errors import ScaleError
 from ntkla.linalg.normal import BoundedMatrix, normal_matrix
 from ntkla.linalg.normal_solver import SolveDiagnostics
-from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.products import pieced_gamma, pieced_matmul
+from ntkla.linalg.refine import NEGLIGIBLE
 from ntkla.linalg.residual import NormalProblem, residual
-from ntkla.linalg.slicing import SIGNIFICAND, cut, exponents, length_bits, product_terms, right_factors, slice_bits
 from ntkla.linalg.status import ABOVE_TOLERANCE, CERTIFIED, UNCERTIFIED, Status
 
 
@@ -53,6 +55,7 @@ class TrainedUpdate:
         update: float64 [K, C], the change of the stacked head (bias last).
         error_bound: float64 [C], 2-norm bound of each column's error.
         gains: how the run amplifies errors of its inputs; `gains.root` bounds `||h_T(A) Phi^T||`.
+        escalations: what had to be done again more accurately.
         largest_eigenvalue: certified upper bound for A, which the learning rate was checked against.
         memory_estimate: bytes.
     """
@@ -60,6 +63,7 @@ class TrainedUpdate:
     update: torch.Tensor
     error_bound: torch.Tensor
     gains: Gains
+    escalations: tuple[str, ...]
     largest_eigenvalue: float
     memory_estimate: int
 
@@ -81,14 +85,9 @@ class TrainedUpdate:
 
     def diagnostics(self, relative_bound: float, tolerance: float) -> SolveDiagnostics:
         """How the update was reached."""
-        return SolveDiagnostics("eigh:float64", (), 1, (1, 1), relative_bound, tolerance, self.memory_estimate)
-
-
-class Gradient(NamedTuple):
-    """g_0 in float64 [K, C], and the 2-norm bound of each column's rounding, [C]."""
-
-    value: torch.Tensor
-    error: torch.Tensor
+        return SolveDiagnostics(
+            "eigh:float64", self.escalations, 1, (1, 1), relative_bound, tolerance, self.memory_estimate
+        )
 
 
 class Coordinates(NamedTuple):
@@ -106,6 +105,7 @@ def trained_update(
     penalties: torch.Tensor,
     decays: torch.Tensor,
     training: Training,
+    tolerance: float = DEFAULT_TOLERANCE,
 ) -> TrainedUpdate:
     """The exact effect of full-batch training from the old head, up to the bound that comes with it.
 
@@ -116,23 +116,32 @@ def trained_update(
         penalties: ridge of each column, float64 [K], >= 0.
         decays: weight decay of each column, float64 [K], >= 0.
         training: the optimiser and how far it runs.
+        tolerance: when the relative error is not proved to be a quarter of this, A is formed again beyond float64.
 
     Raises:
         TrainingDivergesError: the learning rate is not certainly stable; holds the largest one that is.
         MemoryEstimateError, ScaleError
 
     Cost: `n K^2` operations for A, about 20 K^3 for its decomposition and certificate, `6 n K C` for g_0 and `16 K^2 C`
-    for the rest; no step is ever taken.
+    for the rest; `6 n K^2 + 6 K^3` more when A is formed again.  No step is ever taken.
     """
     needed = memory_estimate(design, residual_new.shape[1])
     checks.memory("the spectral forecast of finite training", needed, design.device)
-    modes = diagonalize(_hessian(design, penalties, decays), float((penalties + decays).min()) / SHORT_CHAIN)
+    floor = float((penalties + decays).min()) / SHORT_CHAIN
+    modes = diagonalize(_hessian(normal_matrix(design), penalties, decays), floor)
     if isinstance(training, GradientDescent):
         training.require_stable(modes.largest)
-    amplification = gains(training, float(modes.values[0]), modes.largest)
     gradient = _gradient(design, residual_new, start, decays)
-    update, bound = _apply(modes, gradient, training, amplification)
-    return TrainedUpdate(update, bound, amplification, modes.largest, needed)
+    update, bound = _apply(modes, gradient, training)
+    escalations: tuple[str, ...] = ()
+    if float(norm_upper(bound)) > max(tolerance / 4 * float(torch.linalg.vector_norm(update)), NEGLIGIBLE):
+        sharper = _hessian(accurate_normal_matrix(design), penalties, decays)
+        modes = certified(sharper, modes.values, modes.vectors, modes.defect, floor)
+        update, bound = _apply(modes, gradient, training)
+        escalations = ("the normal matrix was formed again beyond float64",)
+    return TrainedUpdate(
+        update, bound, gains(training, modes.smallest, modes.largest), escalations, modes.largest, needed
+    )
 
 
 def memory_estimate(design: DesignMatrix, outputs: int) -> int:
@@ -141,9 +150,9 @@ def memory_estimate(design: DesignMatrix, outputs: int) -> int:
     return 8 * (10 * k * k + 16 * k * c + m * (4 * k + 8 * c))
 
 
-def _hessian(design: DesignMatrix, penalties: torch.Tensor, decays: torch.Tensor) -> BoundedMatrix:
-    """A and its error: two roundings of each diagonal entry on top of those of Phi^T Phi."""
-    matrix, error = normal_matrix(design)
+def _hessian(normal: BoundedMatrix, penalties: torch.Tensor, decays: torch.Tensor) -> BoundedMatrix:
+    """A (in the place of Phi^T Phi) and its error: two roundings of each diagonal entry more."""
+    matrix, error = normal
     diagonal = matrix.diagonal()
     diagonal.add_(penalties).add_(decays)
     return BoundedMatrix(matrix, (error + 3 * U64 * float(diagonal.max())) * SHORT_CHAIN)
@@ -151,52 +160,42 @@ def _hessian(design: DesignMatrix, penalties: torch.Tensor, decays: torch.Tensor
 
 def _gradient(
     design: DesignMatrix, residual_new: torch.Tensor, start: torch.Tensor | None, decays: torch.Tensor
-) -> Gradient:
+) -> Bounded:
     """g_0 in extended precision, rounded once to float64."""
     zero = torch.zeros((design.columns, residual_new.shape[1]), dtype=torch.float64, device=design.device)
     shift = None if start is None else two_product(decays[:, None], start)
     problem = NormalProblem(design, residual_new, (), shift, design.frobenius())
     found = residual(problem, Doubled(zero, zero), (0, 1))
     # At x = 0 the first product is exactly R, so only the second one rounds.
-    return Gradient(found.value, found.adjoint_error)
+    return Bounded(found.value, found.adjoint_error)
 
 
-def _coordinates(modes: Diagonalization, gradient: Gradient) -> Coordinates:
-    """z by one correction: the first remainder is formed at level 1 of `slicing`."""
+def _coordinates(modes: Diagonalization, gradient: Bounded) -> Coordinates:
+    """z by one correction: of the first remainder, `||I - Q Q^T||` and the rounding of the correction are left."""
     q, g = modes.vectors, gradient.value
-    size = q.shape[0]
-    first = q.T @ g
-    bits = slice_bits(size)
-    left = cut(q, exponents(q, 1), bits, 1)
-    right = cut(first, exponents(first, 0), SIGNIFICAND - length_bits(size) - bits, 1)
-    terms = product_terms([left.parts[0], left.rest[1]], right_factors(right, 1), g.shape[1])
-    remainder = total([g, *(-term for term in terms)]).high
-    second = q.T @ remainder
-    q_norm, q_rest = float(norm_upper(q)), float(norm_upper(left.rest[1]))
-    g_norm, z_norm, left_over = (norm_upper(x, dim=0) for x in (g, first, remainder))
-    products = 2 * gamma(size + 2) * (q_norm * norm_upper(right.rest[1], dim=0) + q_rest * z_norm)
-    formed = products + 40 * U64**2 * (g_norm + 4 * q_norm * z_norm) + U64 * left_over + 16 * size * TINY64
-    rest = (modes.defect + gamma(size + 2) * q_norm * modes.vectors_norm) * left_over + formed
-    return Coordinates(first, second, rounded_up(rest + gradient.error))
+    first = pieced_matmul(q.T, g)
+    remainder = accurate_sum(q, -first, [g])
+    left = modes.defect + pieced_gamma(q.shape[0]) * float(norm_upper(q)) * modes.vectors_norm
+    rest = left * norm_upper(remainder.value, dim=0) + remainder.error + gradient.error
+    return Coordinates(first, pieced_matmul(q.T, remainder.value), rounded_up(rest + 4 * q.shape[0] ** 2 * TINY64))
 
 
-def _apply(
-    modes: Diagonalization, gradient: Gradient, training: Training, amplification: Gains
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _apply(modes: Diagonalization, gradient: Bounded, training: Training) -> tuple[torch.Tensor, torch.Tensor]:
     """-Q h(L) z, and the three parts of its error bound."""
     size = modes.values.shape[0]
+    amplification = gains(training, modes.smallest, modes.largest)
     z = _coordinates(modes, gradient)
     values = filter_values(training, modes.values)
     coordinates = z.first + z.second
     filtered = values.value[:, None] * coordinates
-    update = -(modes.vectors @ filtered)
+    update = -pieced_matmul(modes.vectors, filtered)
     if not bool(torch.isfinite(update).all()):
         raise ScaleError("training: the update overflows float64. Scale the features, or lower lr * steps or the time.")
     magnitudes = coordinates.abs()
     force = peaks(training, modes.values, values)[:, None] * rounded_up(magnitudes)
     disturbance = norm_upper(modes.residual @ force, dim=0) * (1 + gamma(size))
     disturbance = rounded_up(disturbance + modes.residual_error * norm_upper(force, dim=0))
-    rounding = gamma(size + 2) * filtered.abs() + (values.error + 2 * U64 * values.value.abs())[:, None] * magnitudes
+    rounding = pieced_gamma(size) * filtered.abs() + (values.error + 2 * U64 * values.value.abs())[:, None] * magnitudes
     product = norm_upper(modes.vectors.abs() @ rounded_up(rounding), dim=0) * (1 + gamma(size)) + 4 * size**2 * TINY64
     bound = amplification.push * disturbance + amplification.filter * z.rest + product
     return update, rounded_up(bound)
