@@ -6,6 +6,7 @@ A message says what was expected, what came, and what to do.
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Sequence
 
@@ -145,9 +146,13 @@ def _number(name: str, value: object, error: type[Exception]) -> float:
 
 def integer(name: str, value: object, *, least: int, most: int | None = None) -> int:
     """`value` as an int in [least, most]; ArgumentError otherwise."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ArgumentError(f"{name}: expected an integer, got {value!r}.")
-    number = int(value.__index__())
+    wrong = ArgumentError(f"{name}: expected an integer, got {value!r}.")
+    if isinstance(value, bool):
+        raise wrong
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError as cause:
+        raise wrong from cause
     if number < least or (most is not None and number > most):
         upper = "" if most is None else f" and <= {most}"
         raise ArgumentError(f"{name}: expected an integer >= {least}{upper}, got {number}.")

@@ -27,8 +27,9 @@ UNIT_ROUNDOFF = {
 U64 = UNIT_ROUNDOFF[torch.float64]
 TINY64 = torch.finfo(torch.float64).tiny
 
-# Fewer than 64 float64 operations on non-negative numbers lose at most this factor: (1 + u)^64 < 1 + 65 u.
-SHORT_CHAIN = 1.0 + 65 * U64
+# Fewer than 64 float64 operations on non-negative numbers, and the product with this factor, lose at most this factor:
+# (1 + 66 u)(1 - u)^64 > 1.  The even multiple of u is a float64; 65 u would be rounded down.
+SHORT_CHAIN = 1.0 + 66 * U64
 
 # What a caller gets who names no tolerance, relative to the scale that each result states.
 DEFAULT_TOLERANCE = 1e-10
