@@ -15,13 +15,14 @@ The bound of every drift is derived in `drift.py`.  Its relative form divides th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
-from ntkla.forgetting.drift import Drift, drift_of, drift_scale
+from ntkla.forgetting.drift import Drift, RowSizes, drift_of, drift_scale
 from ntkla.forgetting.tasks import LinearHead
+from ntkla.forgetting.trained import TrainedUpdate, trained_update
 from ntkla.forgetting.training import GradientDescent, GradientFlow
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix, widened
@@ -32,9 +33,6 @@ from ntkla.linalg.refine import relative_goal
 from ntkla.linalg.results import Result
 from ntkla.linalg.stability import SolutionError
 from ntkla.linalg.status import Status
-
-if TYPE_CHECKING:
-    from ntkla.forgetting.trained import TrainedUpdate
 
 Training = GradientDescent | GradientFlow
 
@@ -144,9 +142,7 @@ def predict_forgetting(
     mask = torch.ones(new.columns, dtype=torch.float64, device=new.device)
     if free_bias:
         mask[-1] = 0.0
-    from ntkla.forgetting.trained import trained_update
-
-    update = trained_update(new, widened(residual_new), start, ridge * mask, weight_decay * mask, training)
+    update = trained_update(new, widened(residual_new), start, ridge * mask, weight_decay * mask, training, tolerance)
     return _trained(old, update, tolerance)
 
 
@@ -172,17 +168,16 @@ def _start(head: LinearHead | None, design: DesignMatrix, outputs: int) -> torch
 def _optimum(old: DesignMatrix, solve: NormalSolve) -> Forgetting:
     """Refines until the relative bound of the drift, not only of the update, meets the tolerance."""
     tolerance, solution = solve.tolerance, solve.solution
-    distances = solve.stability.row_distances(old)
-    solution.reach(relative_goal(tolerance / 2))
-    drift = drift_of(old, solution.x.high, solve.error, distances)
+    sizes = RowSizes.of(old, solve.stability)
+    solution.reach(relative_goal(tolerance))
+    drift = drift_of(old, solution.x.high, solve.error, sizes)
     scale = drift_scale(old, solution.x.high, drift, float(norm_upper(drift.bound)) / tolerance)
-    room = tolerance * scale - float(norm_upper(drift.from_rounding))
-    excess = float(norm_upper(drift.from_update))
-    if 0 < room < excess < float("inf"):
+    room = tolerance * scale - drift.from_rounding
+    if 0 < room < drift.from_update < math.inf:
         # The drift is smaller than the norms suggest: the update has to be better by the ratio.
-        wanted = solve.error.size() * room / excess / 4
+        wanted = solve.error.size() * room / drift.from_update / 4
         solution.reach(lambda _: wanted)
-        drift = drift_of(old, solution.x.high, solve.error, distances)
+        drift = drift_of(old, solution.x.high, solve.error, sizes)
     relative = ratio(float(norm_upper(drift.bound)), scale)
     error = solve.error
     update_bound = error.weights
@@ -203,7 +198,7 @@ def _optimum(old: DesignMatrix, solve: NormalSolve) -> Forgetting:
 def _trained(old: DesignMatrix, update: TrainedUpdate, tolerance: float) -> Forgetting:
     """The drift of a finite training run."""
     error = SolutionError(update.error_bound, torch.zeros_like(update.error_bound))
-    drift = drift_of(old, update.update, error, old.row_norms())
+    drift = drift_of(old, update.update, error, RowSizes.of(old))
     size = float(norm_upper(drift.bound))
     relative = ratio(size, drift_scale(old, update.update, drift, size / tolerance))
     return _forgetting(

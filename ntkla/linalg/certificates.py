@@ -25,8 +25,8 @@ let P project on their eigenvectors.  Then `||P Q_c||_2 <= ||R_c||_2 / gap`, and
 
     sin(largest angle to the eigenspace of the set) <= ||R_c||_2 / (gap sqrt(1 - omega)).
 
-Rounding: a product of inner length m summed in pieces of 256 is off by at most `gamma (|A| |Q|)` entry by entry, gamma
-counting 256 + m / 256 summands, and `|| |A| |Q| ||_F <= || |A| ||_2 ||Q||_F`.
+Rounding: a product of inner length m summed in pieces of 128 is off by at most `gamma (|A| |Q|)` entry by entry, gamma
+counting 128 + m / 128 summands, and `|| |A| |Q| ||_F <= || |A| ||_2 ||Q||_F`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from typing import NamedTuple
 import torch
 
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.normal import PIECE, BoundedMatrix, exactly_zero, normal_matrix
+from ntkla.linalg.normal import BoundedMatrix, exactly_zero, normal_matrix
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma, norm_upper, rounded_up
+from ntkla.linalg.products import pieced_gamma, pieced_matmul
 
 
 class Enclosure(NamedTuple):
@@ -51,19 +52,6 @@ class Enclosure(NamedTuple):
 
     value_error: float
     defect: float
-
-
-def pieced_matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a b in float64, the inner dimension summed in pieces of 256: off by at most `pieced_gamma(inner) |a| |b|`."""
-    out = torch.zeros((a.shape[0], b.shape[1]), dtype=torch.float64, device=a.device)
-    for start in range(0, a.shape[1], PIECE):
-        out.addmm_(a[:, start : start + PIECE], b[start : start + PIECE])
-    return out
-
-
-def pieced_gamma(inner: int) -> float:
-    """The rounding factor of `pieced_matmul`, with two operations to spare."""
-    return gamma(min(inner, PIECE) + -(-inner // PIECE) + 2)
 
 
 def absolute_norm_upper(matrix: torch.Tensor) -> float:

@@ -12,9 +12,12 @@ from collections.abc import Iterator
 import torch
 
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, flushes_subnormals, gamma, norm_upper
+from ntkla.linalg.products import PIECE, pieced_matmul
 
 # A block of about 2^20 float64 entries stays in a last-level cache while it is used several times.
 _BLOCK_ENTRIES = 2**20
+# Below this norm, squares that vanished may be what it is made of.
+_ALL_BUT_ZERO = 2.0**-450
 
 
 def widened(x: torch.Tensor) -> torch.Tensor:
@@ -81,39 +84,44 @@ class DesignMatrix:
             yield rows, block
 
     def matmul(self, w: torch.Tensor) -> torch.Tensor:
-        """Phi w in float64: w [columns, m] -> [n, m], off by at most gamma_columns |Phi| |w| (+ underflow)."""
+        """Phi w in float64: w [columns, m] -> [n, m], off by at most pieced_gamma(columns) |Phi| |w|."""
         out = torch.empty((self.rows, w.shape[1]), dtype=torch.float64, device=self.device)
         for rows, block in self.blocks():
-            torch.mm(block, w, out=out[rows])
+            out[rows] = pieced_matmul(block, w)
         return out
 
     def rmatmul(self, t: torch.Tensor) -> torch.Tensor:
         """Phi^T t in float64: t [n, m] -> [columns, m], off by at most gamma_`summands` |Phi|^T |t| (+ underflow)."""
         out = torch.zeros((self.columns, t.shape[1]), dtype=torch.float64, device=self.device)
         for rows, block in self.blocks():
-            out += block.T @ t[rows]
+            out += pieced_matmul(block.T, t[rows])
         return out
 
     @property
     def summands(self) -> int:
-        """The n of gamma_n for a sum over rows made block by block: within a block, then over the blocks."""
-        return min(self.block_rows, self.rows) + -(-self.rows // self.block_rows)
+        """The n of gamma_n for a sum over rows made block by block: within a piece, a block, then over the blocks."""
+        block = min(self.block_rows, self.rows)
+        return min(block, PIECE) + -(-block // PIECE) + -(-self.rows // self.block_rows)
 
     def row_norms(self) -> torch.Tensor:
-        """Upper bounds of the row norms, float64 [n]."""
-        out = torch.empty(self.rows, dtype=torch.float64, device=self.device)
-        for rows, block in self.blocks():
-            out[rows] = norm_upper(block, dim=1)
-        return out
+        """Upper bounds of the row norms, float64 [n], in one pass without a copy."""
+        norms = torch.linalg.vector_norm(self.features, dim=1, dtype=torch.float64)
+        count = self.features.shape[1]
+        norms = norms * (1.0 + gamma(count + 8)) + self._dropped(count)
+        return torch.hypot(norms, torch.ones_like(norms)) * SHORT_CHAIN if self.bias else norms * SHORT_CHAIN
 
     def frobenius(self) -> float:
-        """Upper bound of the Frobenius norm, in one pass without a copy."""
-        stored = self.features
-        count = float(stored.numel())
-        norm = float(torch.linalg.vector_norm(stored, dtype=torch.float64)) * (1.0 + gamma(stored.numel() + 8))
-        # Squares below the smallest normal number may vanish, and flushed arithmetic drops the stored subnormals.
-        norm += count**0.5 * max(2.0**-511, float(torch.finfo(stored.dtype).tiny) if self._flushed else 0.0)
-        return math.hypot(norm, float(self.rows) ** 0.5 if self.bias else 0.0) * SHORT_CHAIN
+        """Upper bound of the Frobenius norm, in one pass without a copy; in two for features that are all but zero."""
+        count = self.features.numel()
+        norm = float(torch.linalg.vector_norm(self.features, dtype=torch.float64)) * (1.0 + gamma(count + 8))
+        if norm < _ALL_BUT_ZERO:
+            return float(norm_upper(torch.stack([norm_upper(block) for _, block in self.blocks()])))
+        return math.hypot(norm + self._dropped(count), math.sqrt(self.rows) if self.bias else 0.0) * SHORT_CHAIN
+
+    def _dropped(self, count: int) -> float:
+        """Norm of what a sum of `count` squares may lose: vanishing squares, and stored subnormals that are flushed."""
+        flushed = float(torch.finfo(self.features.dtype).tiny) if self._flushed else 0.0
+        return math.sqrt(count) * max(2.0**-511, flushed)
 
     def flushed_mass(self) -> float:
         """Upper bound of the Frobenius norm of what flushed float64 arithmetic may drop from the stored values."""

@@ -7,8 +7,7 @@ the absolute values, and `||d d^T||_2 = d^T d = tr(S)`, so
 
     ||S_computed - S||_2 <= gamma tr(S).
 
-Summing pieces of 256 rows, then the pieces, keeps gamma at (256 + n / 256) u instead of n u, at no cost in speed: the
-BLAS cuts its inner dimension to about that length anyway.
+The products are summed in pieces (see `products.py`), which keeps gamma at about (128 + n / 128) u instead of n u.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ import torch
 
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma
-
-PIECE = 256
+from ntkla.linalg.products import PIECE, add_square
 
 
 class BoundedMatrix(NamedTuple):
@@ -50,8 +48,7 @@ def normal_matrix(
     accumulator = torch.zeros((design.columns, design.columns), dtype=dtype, device=design.device)
     with torch.autocast(design.device.type, enabled=False):
         for _, block in design.blocks():
-            for piece in torch.split(block, PIECE):
-                _add_lower(accumulator, (piece if scale is None else piece * scale).to(dtype))
+            add_square(accumulator, (block if scale is None else block * scale).to(dtype))
     matrix = _mirrored(accumulator)
     if dtype != torch.float64:
         return BoundedMatrix(matrix, math.inf)
@@ -74,15 +71,6 @@ def exactly_zero(x: torch.Tensor) -> bool:
     """True when every entry is +0, read from the bits: flushed arithmetic takes subnormal numbers for zeros."""
     same_width = {8: torch.int64, 4: torch.int32, 2: torch.int16}[x.element_size()]
     return not bool(x.view(same_width).any())
-
-
-def _add_lower(accumulator: torch.Tensor, piece: torch.Tensor) -> None:
-    """Adds piece^T piece to the block rows of the lower triangle: 9/16 of the operations with eight of them."""
-    columns = piece.shape[1]
-    edge = max(64, -(-columns // 8))
-    for start in range(0, columns, edge):
-        stop = min(start + edge, columns)
-        accumulator[start:stop, :stop].addmm_(piece[:, start:stop].T, piece[:, :stop])
 
 
 def _mirrored(accumulator: torch.Tensor) -> torch.Tensor:

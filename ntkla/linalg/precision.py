@@ -54,26 +54,38 @@ def rounded_up(value: torch.Tensor) -> torch.Tensor:
 def norm_upper(x: torch.Tensor, dim: int | None = None) -> torch.Tensor:
     """Upper bound of the Euclidean norm of a float64 array, along `dim` or of all entries.
 
-    The entries are divided by their largest magnitude first, so squares neither overflow nor all vanish.
-
     Args:
         x: float64, any shape.
         dim: the dimension to reduce; None reduces all.
 
     Returns:
         float64, `x.shape` without `dim` (a scalar for None); infinite where an entry is.
+
+    Cost: one pass, or five when a norm is zero or near the ends of the range.
     """
     if x.numel() == 0:
         shape = [] if dim is None else [s for i, s in enumerate(x.shape) if i != dim % x.ndim]
         return torch.zeros(shape, dtype=torch.float64, device=x.device)
     length = x.numel() if dim is None else x.shape[dim]
+    norm = torch.linalg.vector_norm(x, dim=dim)
+    if not bool(((norm > _SQUARES_KEPT) & (norm < _SQUARES_FINITE)).all()):
+        norm = _scaled_norm(x, dim)
+    return norm * (1.0 + gamma(length + 9)) + TINY64 * math.sqrt(length)
+
+
+# Within these limits no square overflows, and the squares that vanish lose less than one more rounding.
+_SQUARES_KEPT = 2.0**-400
+_SQUARES_FINITE = 2.0**500
+
+
+def _scaled_norm(x: torch.Tensor, dim: int | None) -> torch.Tensor:
+    """The norm with the entries divided by their largest magnitude first: squares neither overflow nor all vanish."""
     largest = x.abs().amax() if dim is None else x.abs().amax(dim, keepdim=True)
-    # Below `tiny` a quotient would overflow, and flushed arithmetic sees zeros: the added term covers that loss.
+    # Below `tiny` a quotient would overflow, and flushed arithmetic sees zeros: the caller's last term covers it.
     divisor = largest.clamp(min=TINY64)
     scaled = x / divisor
     total = (scaled * scaled).sum() if dim is None else (scaled * scaled).sum(dim, keepdim=True)
-    norm = divisor * total.sqrt() * (1.0 + gamma(length + 8)) + TINY64 * math.sqrt(length)
-    norm = torch.where(torch.isinf(largest), largest, norm)
+    norm = torch.where(torch.isinf(largest), largest, divisor * total.sqrt())
     return norm if dim is None else norm.squeeze(dim)
 
 

@@ -19,7 +19,8 @@ import torch
 
 from ntkla.linalg.doubled import Doubled, add
 from ntkla.linalg.factor import Factor
-from ntkla.linalg.precision import U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.precision import U64, norm_upper, rounded_up
+from ntkla.linalg.products import pieced_gamma
 from ntkla.linalg.residual import NormalProblem, Residual, residual
 from ntkla.linalg.slicing import slice_bits
 from ntkla.linalg.stability import SolutionError, Stability
@@ -90,11 +91,16 @@ class Refinement:
         for _ in range(_MOST_STEPS):
             wanted = goal(self.x.high)
             if not self._state.fresh and self._state.rounding.size() > wanted / 2:
-                self._measure(self._levels(wanted))
+                forward, adjoint = self._levels(wanted)
+                self._measure((max(forward, self.levels[0]), max(adjoint, self.levels[1])))
             if self.error.size() <= wanted:
                 return True
-            if self._state.rounding.size() > wanted / 2 and self._raise_levels():
-                continue
+            if self._state.rounding.size() > wanted / 2:
+                if self._raise_levels():
+                    continue
+                # No level reaches the goal: corrections pay only until rho is down to its own rounding.
+                if self.stability.remaining(self._state.rho).size() <= self._state.rounding.size():
+                    return False
             if not self._correct():
                 return self.error.size() <= goal(self.x.high)
         return False
@@ -113,9 +119,9 @@ class Refinement:
             self.escalations.append(f"{self._factor.name} overflowed")
 
     def _start_from(self, x: torch.Tensor) -> None:
-        self._state = _State(
-            Doubled(x, torch.zeros_like(x)), x, self.stability.moved(norm_upper(x, dim=0)), fresh=False
-        )
+        # Nothing is known of its residual yet: an infinite rounding makes `reach` measure it, however small x is.
+        unknown = torch.full(x.shape[1:], math.inf, dtype=torch.float64, device=x.device)
+        self._state = _State(Doubled(x, torch.zeros_like(x)), x, SolutionError(unknown, unknown), fresh=False)
 
     def _next_factor(self, reason: str) -> bool:
         """Moves on to the next candidate that can be built; False when none is left (the old one then stays)."""
@@ -135,17 +141,17 @@ class Refinement:
         self._state = _State(self._state.x, r.value, self.stability.rounding(r), fresh=True)
 
     def _levels(self, wanted: float) -> tuple[int, int]:
-        """The least levels whose rounding, estimated from norms, is at most a quarter of the goal."""
+        """The least levels whose rounding, estimated from norms, is at most a third of the goal."""
         design, whole = self.problem.design, self.problem.frobenius
         x = float(norm_upper(self.x.high))
         output = self._target_norm if self.problem.shift is None else self._target_norm + whole * x
-        forward = gamma(design.columns + 2) * whole * x * self.stability.gain
-        adjoint = gamma(design.block_rows + 2) * whole * output / self.stability.least
+        forward = pieced_gamma(design.columns) * whole * x * self.stability.gain
+        adjoint = pieced_gamma(design.block_rows) * whole * output / self.stability.least
         step = 2.0 ** -slice_bits(design.columns, design.block_rows)
 
         def least(at_zero: float) -> int:
             sizes = [at_zero, *(at_zero * _SLICE_LOOSENESS * step**s for s in range(1, HIGHEST_LEVEL + 1))]
-            return next((s for s, size in enumerate(sizes) if size <= wanted / 4), HIGHEST_LEVEL)
+            return next((s for s, size in enumerate(sizes) if size <= wanted / 3), HIGHEST_LEVEL)
 
         return least(forward), least(adjoint)
 

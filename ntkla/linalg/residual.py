@@ -24,6 +24,7 @@ import torch
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.doubled import Doubled, total, two_product, two_sum
 from ntkla.linalg.precision import TINY64, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.products import pieced_gamma, pieced_matmul
 from ntkla.linalg.slicing import (
     SIGNIFICAND,
     Slices,
@@ -110,27 +111,32 @@ class _Pass:
         self.x_factors = right_factors(self.x_slices, levels[0])
 
     def add_block(self, block: torch.Tensor, y: torch.Tensor) -> None:
-        forward, adjoint = self.levels
+        adjoint = self.levels[1]
         row_exponent = torch.zeros((block.shape[0], 1), dtype=torch.int32, device=block.device)
         if max(self.levels) > 0:
             row_exponent = exponents(block, 1)
             row_exponent = row_exponent.clamp(min=int(row_exponent.max()) - _ROW_RANGE)
             self.rows_squared += float((power_of_two(row_exponent) ** 2).sum())
         slices = cut(block, row_exponent, self.bits, max(self.levels))
-        left = [*slices.parts[:forward], slices.rest[forward]]
-        terms = product_terms(left, self.x_factors, self.x.high.shape[1])
-        t = total([y, *(-term for term in terms)]) if forward else Doubled(y - terms[0], torch.zeros_like(y))
+        t = self._outputs_of(block, slices, y)
         if self.outputs is not None:
             self.outputs.append(t.high)
         self.output_squares += norm_upper(t.high, dim=0) ** 2
         if adjoint == 0:
-            self._accumulate([block.T @ t.high])
+            self._accumulate([pieced_matmul(block.T, t.high)])
             return
         t_exponent = exponents(t.high * power_of_two(row_exponent), 0)
         self.grid_mass += block.shape[0] * power_of_two(t_exponent[0])
         t_slices = cut(t, t_exponent - row_exponent, self.t_bits, adjoint)
         left = [part.T for part in [*slices.parts[:adjoint], slices.rest[adjoint]]]
         self._accumulate(product_terms(left, right_factors(t_slices, adjoint), y.shape[1]))
+
+    def _outputs_of(self, block: torch.Tensor, slices: Slices, y: torch.Tensor) -> Doubled:
+        level = self.levels[0]
+        if level == 0:
+            return Doubled(y - pieced_matmul(block, self.x.high), torch.zeros_like(y))
+        left = [*slices.parts[:level], slices.rest[level]]
+        return total([y, *(-term for term in product_terms(left, self.x_factors, y.shape[1]))])
 
     def _accumulate(self, terms: list[torch.Tensor]) -> None:
         high, low = self.rho
@@ -161,8 +167,8 @@ class _Pass:
         y_norm = norm_upper(self.problem.targets, dim=0)
         underflow = rests[0] * design.flushed_mass() + 8 * k * (level + 1) ** 2 * TINY64 * math.sqrt(design.rows)
         if level == 0:
-            # x.low is dropped: at most u |x|, one of the two extra roundings of gamma_{K+2}.
-            return rounded_up(gamma(k + 2) * whole * rests[0] + U64 * y_norm + underflow)
+            # x.low is dropped: at most u |x|, one of the two roundings that `pieced_gamma` has to spare.
+            return rounded_up(pieced_gamma(k) * whole * rests[0] + U64 * y_norm + underflow)
         slice_norms = [whole + rows * 2.0 ** (-self.bits - 1)]
         slice_norms += [rows * 2.0 ** (-p * self.bits - 1) for p in range(1, level + 1)]
         ordinary = sum(slice_norms[p] * rests[level - p] for p in range(level)) + slice_norms[level] * rests[0]
@@ -179,7 +185,7 @@ class _Pass:
         if self.problem.shift is not None:
             magnitude = magnitude + norm_upper(self.problem.shift.high, dim=0)
         if level == 0:
-            products = gamma(design.block_rows + 2) * self.problem.frobenius * output_norm
+            products = pieced_gamma(design.block_rows) * self.problem.frobenius * output_norm
             magnitude = magnitude + self.problem.frobenius * output_norm
         else:
             mass = math.sqrt(design.columns) * self.grid_mass

@@ -64,7 +64,8 @@ class Stability:
     def ridge(cls, penalty: float, design: DesignMatrix, free_bias: bool) -> Stability:
         """For a penalty > 0 on every feature, and on the bias unless it is free."""
         least = penalty / SHORT_CHAIN
-        gain = 0.5 / math.sqrt(least) * SHORT_CHAIN
+        # s / (s^2 + p) is at most 1 / (2 sqrt(p)), and at most s / p: the smaller one for features below the ridge.
+        gain = min(0.5 / math.sqrt(least), design.frobenius() / least) * SHORT_CHAIN
         if not free_bias:
             return cls(least, gain, design.rows)
         ones = torch.ones((design.rows, 1), dtype=torch.float64, device=design.device)
