@@ -4,7 +4,13 @@ This file is the only public door: it re-exports by name, and tells the whole li
 `ntkla.testing` (strategies and references for tests) is imported only on request.
 """
 
+from ntkla.forgetting.convention import from_torch_sgd
+from ntkla.forgetting.predict import Forgetting, predict_forgetting
+from ntkla.forgetting.ranks import Rank, effective_rank, vulnerable_rank
+from ntkla.forgetting.tasks import LinearHead, Task
+from ntkla.forgetting.training import GradientDescent, GradientFlow
 from ntkla.linalg.dispatch import backend, last_dispatch
+from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.errors import (
     ArgumentError,
     BackendError,
@@ -20,10 +26,13 @@ from ntkla.linalg.errors import (
     ScaleError,
     ShapeError,
     TrainingDivergesError,
+    UnsupportedTrainingError,
 )
 from ntkla.linalg.kronecker import KroneckerGram
+from ntkla.linalg.modes import Eigenmodes
 from ntkla.linalg.operators import CrossGram, FunctionOperator, GramOperator
 from ntkla.linalg.ops import gram, normal_matmul
+from ntkla.linalg.ridge import RidgeSolution, ridge_solve
 from ntkla.linalg.status import Status
 
 __version__ = "0.1.0"
@@ -34,22 +43,37 @@ __all__ = [
     "CrossGram",
     "DeviceError",
     "DtypeError",
+    "Eigenmodes",
+    "Forgetting",
     "FunctionOperator",
+    "GradientDescent",
+    "GradientFlow",
     "GramOperator",
     "KroneckerGram",
     "LabelError",
+    "LinearHead",
     "MemoryEstimateError",
     "MissingPackageError",
     "NonFiniteError",
     "NotCertifiedError",
     "NtklaError",
+    "Rank",
     "RidgeError",
+    "RidgeSolution",
     "ScaleError",
     "ShapeError",
     "Status",
+    "Task",
     "TrainingDivergesError",
+    "UnsupportedTrainingError",
     "backend",
+    "effective_rank",
+    "eigenmodes",
+    "from_torch_sgd",
     "gram",
     "last_dispatch",
     "normal_matmul",
+    "predict_forgetting",
+    "ridge_solve",
+    "vulnerable_rank",
 ]
