@@ -1,0 +1,223 @@
+"""Which directions carry the forgetting: the energy of a drift in each eigenmode, and how many modes hold a share.
+
+`e_m = ||u_m^T dF||^2`, summed over the outputs; `r_q` is the fewest modes that carry the share q of `||dF||_F^2`.
+Vectors of one cluster (equal or indistinguishable eigenvalues) are defined as a subspace only: their single energies
+belong to the basis at hand, the cluster's sum does not.  Bounds: `energies.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ntkla.forgetting.energies import Energies, Interval, energies_in
+from ntkla.forgetting.ranks import Rank, counted, share_between_0_and_1
+from ntkla.linalg import checks
+from ntkla.linalg.design import widened
+from ntkla.linalg.errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
+from ntkla.linalg.modes import Cluster, Eigenmodes
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, TINY64, gamma, norm_upper, rounded_up
+from ntkla.linalg.results import Result
+from ntkla.linalg.status import ABOVE_TOLERANCE, CERTIFIED, Status
+
+ORDERS = ("eigenvalue", "energy")
+
+
+@dataclass(frozen=True)
+class Decomposition(Result):
+    """A drift in eigenmodes.  Shares are of `total`; for a zero drift every share is 0 and every rank 0.
+
+    Attributes:
+        energy, energy_error: float64 [k], the energy of each computed vector and a bound of its distance to the energy
+            of the exact mode; for a mode of a larger cluster, to that of any vector of the cluster's eigenspace basis.
+        fraction: [k], energy / total.
+        cumulative, cumulative_low, cumulative_high: [k], the share in the first j + 1 modes, and its certified bounds;
+            inside a cluster they hold for every basis of its eigenspace.
+        tail, tail_error: the energy that the k modes do not hold.
+        total, total_error: `||dF||_F^2`.
+        cluster_energy, cluster_energy_error: [number of clusters], the energy in each cluster's eigenspace.
+        clusters: the clusters, as in `Eigenmodes`.
+        modes: how many modes the operator has.
+        status: `"certified"` when the energies of all whole clusters are within the tolerance, relative to the total.
+    """
+
+    energy: torch.Tensor
+    energy_error: torch.Tensor
+    fraction: torch.Tensor
+    cumulative: torch.Tensor
+    cumulative_low: torch.Tensor
+    cumulative_high: torch.Tensor
+    tail: float
+    tail_error: float
+    total: float
+    total_error: float
+    cluster_energy: torch.Tensor
+    cluster_energy_error: torch.Tensor
+    clusters: tuple[Cluster, ...]
+    modes: int
+    status: Status
+
+    def rank(self, q: float, order: str = "eigenvalue") -> Rank:
+        """r_q, the fewest modes that carry the share q of the energy.
+
+        Args:
+            q: the share, 0 < q <= 1.
+            order: `"eigenvalue"` takes the modes by descending eigenvalue, `"energy"` by descending energy.
+
+        Returns:
+            A `Rank`: a number when the bounds decide it, else `value=None` and the interval.  When the k modes do not
+            reach the share, `low` is at least k + 1 and `high` the number of all modes.  Within a cluster the bounds
+            hold for every basis of its eigenspace.
+
+        Raises:
+            ArgumentError
+        """
+        q = share_between_0_and_1(q)
+        by_energy = checks.choice("order", order, ORDERS) == "energy"
+        low, high = self._shares_by_energy() if by_energy else (self.cumulative_low, self.cumulative_high)
+        if self.total == self.total_error == 0.0:
+            return counted(0, 0, order, q)
+        certain, possible = (torch.nonzero(share >= q).flatten() for share in (low, high))
+        least = int(possible[0]) + 1 if possible.numel() else low.shape[0] + 1
+        # An exact drift of zero has rank 0; it is excluded when the total is certainly positive.
+        least = 0 if self.total_error >= self.total else min(least, self.modes)
+        return counted(least, int(certain[0]) + 1 if certain.numel() else self.modes, order, q)
+
+    def _shares_by_energy(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bounds of the share in the j + 1 modes of largest energy.
+
+        Whatever the basis of a cluster's eigenspace, its energy is spread at most evenly and at least onto one mode.
+        What no whole cluster holds may be one mode, or spread over so many that nothing is certain.
+        """
+        whole = [i for i, c in enumerate(self.clusters) if c.stop <= self.energy.shape[0]]
+        sizes = torch.tensor([len(self.clusters[i]) for i in whole], dtype=torch.int64, device=self.energy.device)
+        energy, error = self.cluster_energy[whole], self.cluster_energy_error[whole]
+        even = ((energy - error).clamp(min=0.0) / sizes).repeat_interleave(sizes)
+        elsewhere = self.total + self.total_error - (energy - error).clamp(min=0.0).sum()
+        single = torch.cat([energy + error, elsewhere.clamp(min=0.0).reshape(1)])
+        slack = 1.0 + gamma(even.shape[0] + 8)
+        least_total = max(self.total - self.total_error, 0.0)
+        low = even.sort(descending=True).values.cumsum(0) / slack / ((self.total + self.total_error) * SHORT_CHAIN)
+        high = single.sort(descending=True).values.cumsum(0) * slack / least_total if least_total > 0 else single + 1.0
+        return low, high
+
+    def __str__(self) -> str:
+        k = self.energy.shape[0]
+        return "\n".join(
+            [
+                f"Decomposition: {k} of {self.modes} modes hold {float(self.cumulative[-1]):.4%} of the energy",
+                f"  first mode {float(self.fraction[0]):.4%}, {self.rank(0.5)}, {self.rank(0.9)}",
+                f"  {self.status}",
+            ]
+        )
+
+
+def decompose(
+    drift: torch.Tensor, modes: Eigenmodes, *, error_bound: torch.Tensor | None = None, tol: float | None = None
+) -> Decomposition:
+    """Splits the energy of a drift over eigenmodes.
+
+    Args:
+        drift: [n, C], one row a sample, such as `Forgetting.drift`.
+        modes: `eigenmodes` of the features that the drift belongs to, or of their Kronecker kernel with C outputs.
+        error_bound: [n, C], entrywise bounds of the drift's error, such as `Forgetting.error_bound` (infinite entries
+            allowed); None takes the drift as exact.
+        tol: error of a cluster's energy, relative to the total, up to which the status is certified; 1e-10 when None.
+
+    Raises:
+        DtypeError, ShapeError, NonFiniteError, ScaleError, DeviceError, ArgumentError
+
+    Cost: 4 n k C operations.  Deterministic for fixed inputs, versions and thread count.
+    """
+    size, outputs = modes.spectrum.size, None if modes.output_index is None else modes.spectrum.multiplicity
+    exact = widened(checks.matrix("drift", drift, rows=size, columns=outputs))
+    checks.one_device(drift=drift, modes=modes.basis, error_bound=error_bound)
+    tolerance = DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol)
+    # Energies are computed for entries of order 1 and scaled back: their squares neither overflow nor underflow.
+    exponent = max(-1000, math.frexp(float(exact.abs().max()))[1])
+    scale = 2.0**-exponent
+    energies = energies_in(exact * scale, _error_norm(error_bound, exact, scale), modes)
+    return _assembled(energies, modes, exponent, tolerance)
+
+
+def _error_norm(error_bound: torch.Tensor | None, drift: torch.Tensor, scale: float) -> float:
+    """Frobenius norm of the drift's error bound, scaled."""
+    if error_bound is None:
+        return 0.0
+    if not isinstance(error_bound, torch.Tensor) or error_bound.dtype not in checks.FLOATING:
+        raise DtypeError("error_bound: expected a float64, float32, bfloat16 or float16 tensor, or None.")
+    if error_bound.shape != drift.shape:
+        raise ShapeError(f"error_bound: expected {tuple(drift.shape)}, as the drift, got {tuple(error_bound.shape)}.")
+    if bool(error_bound.isnan().any()):
+        raise NonFiniteError("error_bound: expected bounds, got NaN. Where no bound is known, say infinity.")
+    if bool((error_bound < 0).any()):
+        raise ArgumentError("error_bound: expected bounds >= 0, got a negative one.")
+    if bool(error_bound.isinf().any()):
+        return math.inf
+    return float(norm_upper(widened(error_bound.detach()) * scale))
+
+
+def _assembled(energies: Energies, modes: Eigenmodes, exponent: int, tolerance: float) -> Decomposition:
+    """The result, from the energies of a drift that was divided by 2^exponent."""
+    each, total, clusters, trailing = energies.each, energies.total, energies.clusters, energies.trailing
+    k = each.shape[0]
+    sizes = torch.tensor([len(c) for c in modes.clusters], dtype=torch.int64, device=each.device)
+    members = torch.tensor([min(c.stop, k) - c.start for c in modes.clusters], dtype=torch.int64, device=each.device)
+    in_any_basis = Interval(torch.where(sizes == 1, clusters.low, 0.0), clusters.high)
+    of_mode = Interval(*(end.repeat_interleave(members) for end in in_any_basis))
+    of_cluster = torch.stack([part.sum() for part in torch.split(each, members.tolist())])
+    errors = {
+        "energy_error": _distance(each, of_mode),
+        "cluster_energy_error": _distance(of_cluster, clusters),
+        "total_error": _distance(total, Interval(trailing.low[0], trailing.high[0])),
+        "tail_error": _distance(energies.outside, Interval(trailing.low[-1], trailing.high[-1])),
+    }
+    whole = errors["cluster_energy_error"][: len(modes.clusters) - int(modes.cut)]
+    worst = float(torch.cat([whole, errors["total_error"].reshape(1)]).max())
+    low, high = _shares(energies)
+    back = 2.0**exponent
+    scaled = {name: torch.where(e == 0.0, 0.0, rounded_up(e * back * back)) for name, e in errors.items()}
+    fraction = each / total if bool(total > 0) else torch.zeros_like(each)
+    return Decomposition(
+        energy=each * back * back,
+        energy_error=scaled["energy_error"],
+        fraction=fraction,
+        cumulative=fraction.cumsum(0).clamp_(max=1.0),
+        cumulative_low=low,
+        cumulative_high=high,
+        tail=float(energies.outside * back * back),
+        tail_error=float(scaled["tail_error"]),
+        total=float(total * back * back),
+        total_error=float(scaled["total_error"]),
+        cluster_energy=of_cluster * back * back,
+        cluster_energy_error=scaled["cluster_energy_error"],
+        clusters=modes.clusters,
+        modes=modes.spectrum.size * modes.spectrum.multiplicity,
+        status=_status(worst, float(total), tolerance),
+    )
+
+
+def _distance(value: torch.Tensor, interval: Interval) -> torch.Tensor:
+    """Upper bound of the distance from a value to anything in an interval."""
+    return torch.maximum(interval.high - value, value - interval.low).clamp(min=0.0) * SHORT_CHAIN
+
+
+def _shares(energies: Energies) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bounds of inside / (inside + outside) for the leading eigenspaces of dimension 1, ..., k; 0 for a zero drift."""
+    inside, outside = energies.leading, energies.trailing
+    low = inside.low / (inside.low + outside.high).clamp(min=TINY64) / SHORT_CHAIN
+    high = inside.high / (inside.high + outside.low).clamp(min=TINY64) * SHORT_CHAIN
+    return low[1:], torch.where(inside.high.isinf(), 1.0, high)[1:].clamp(max=1.0)
+
+
+def _status(worst: float, total: float, tolerance: float) -> Status:
+    relative = worst / total if total > 0 else (math.inf if worst > 0 else 0.0)
+    if relative <= tolerance:
+        return Status(CERTIFIED, f"energies of whole clusters are proved within {relative:.2g} of the total")
+    return Status(
+        ABOVE_TOLERANCE,
+        f"energies of whole clusters are proved within {relative:.2g} of the total only, the tolerance is "
+        f"{tolerance:.2g}: close eigenvalues leave eigenspaces less certain; the bounds hold, use them",
+    )
