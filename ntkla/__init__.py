@@ -5,6 +5,7 @@ This file is the only public door: it re-exports by name, and tells the whole li
 """
 
 from ntkla.forgetting.convention import from_torch_sgd
+from ntkla.forgetting.decompose import Decomposition, decompose
 from ntkla.forgetting.predict import Forgetting, predict_forgetting
 from ntkla.forgetting.ranks import Rank, effective_rank, vulnerable_rank
 from ntkla.forgetting.tasks import LinearHead, Task
@@ -26,6 +27,7 @@ from ntkla.linalg.errors import (
     ScaleError,
     ShapeError,
     TrainingDivergesError,
+    UndecidedError,
     UnsupportedTrainingError,
 )
 from ntkla.linalg.kronecker import KroneckerGram
@@ -41,6 +43,7 @@ __all__ = [
     "ArgumentError",
     "BackendError",
     "CrossGram",
+    "Decomposition",
     "DeviceError",
     "DtypeError",
     "Eigenmodes",
@@ -65,8 +68,10 @@ __all__ = [
     "Status",
     "Task",
     "TrainingDivergesError",
+    "UndecidedError",
     "UnsupportedTrainingError",
     "backend",
+    "decompose",
     "effective_rank",
     "eigenmodes",
     "from_torch_sgd",

@@ -1,8 +1,9 @@
 """Gram matrices of features as operators, and the operator that somebody else brings.
 
-Rounding of `y = L (R^T v)` in float64 (L [n, F], R [m, F], u as in precision.py): the inner product loses at most
-`gamma_s |R|^T |v|`, s = `R.summands`, the outer one `gamma_F |L| |R^T v|`, together `gamma_(s + F) |L| |R|^T |v|`.  By
-Cauchy-Schwarz the 2-norm of that is at most `gamma_(s + F) ||L||_F sum_j ||r_j|| |v_j|`, which costs O(m) a column.
+Rounding of `y = L (R^T v)` in float64 (L [n, F], R [m, F]): the inner product loses at most `g_R |R|^T |v|` with
+`g_R = gamma_(R.summands)`, the outer one `g_L |L| |R^T v|` with `g_L = pieced_gamma(F)`, together `g |L| |R|^T |v|`,
+`g = g_R + g_L + g_R g_L`.  By Cauchy-Schwarz the 2-norm of that is at most `g ||L||_F sum_j ||r_j|| |v_j|`, which costs
+O(m) a column once the norms are known.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.errors import ArgumentError, DtypeError, ShapeError
 from ntkla.linalg.linear_operator import LinearOperator
 from ntkla.linalg.precision import TINY64, gamma, norm_upper, rounded_up
+from ntkla.linalg.products import pieced_gamma
 
 
 class CrossGram(LinearOperator):
@@ -43,7 +45,7 @@ class CrossGram(LinearOperator):
         device = checks.one_device(features_left=left, features_right=right)
         flag = checks.flag("bias", bias)
         self.left = DesignMatrix(left, flag)
-        self.right = DesignMatrix(right, flag)
+        self.right = self.left if features_right is features_left else DesignMatrix(right, flag)
         super().__init__((left.shape[0], right.shape[0]), torch.float64, device, psd=False)
 
     @cached_property
@@ -60,18 +62,25 @@ class CrossGram(LinearOperator):
     def _matmat(self, v: torch.Tensor) -> torch.Tensor:
         return self.left.matmul(self.right.rmatmul(v))
 
+    @cached_property
+    def _norms(self) -> tuple[float, float, torch.Tensor]:
+        """Upper bounds of ||L||_F, of ||R||_F, and of the norms of R's rows."""
+        right = self.right.frobenius()
+        return right if self.left is self.right else self.left.frobenius(), right, self.right.row_norms()
+
     def _error_bound(self, v: torch.Tensor) -> torch.Tensor:
         left, right = self.left, self.right
-        left_norm, right_norms = left.frobenius(), right.row_norms()
+        left_norm, right_norm, right_norms = self._norms
         # A sum of n non-negative products is at most 1 / (1 - gamma_n) <= 1 + gamma_2n times what was computed.
         weighted = right_norms @ (v.abs() + TINY64) * (1.0 + gamma(2 * right.rows + 2)) + 2 * right.rows * TINY64
-        bound = gamma(right.summands + left.columns) * left_norm * weighted
+        inner, outer = gamma(right.summands), pieced_gamma(left.columns)
+        bound = (inner + outer + inner * outer) * left_norm * weighted
         # What underflows in the two products, and what flushed arithmetic drops from the features and from v.
-        dropped = left.flushed_mass() * right.frobenius() + left_norm * right.flushed_mass()
+        dropped = left.flushed_mass() * right_norm + left_norm * right.flushed_mass()
         constant = (
             left_norm * math.sqrt(right.columns) * 4 * right.rows
             + math.sqrt(left.rows) * 2 * left.columns
-            + left_norm * right.frobenius() * math.sqrt(right.rows)
+            + left_norm * right_norm * math.sqrt(right.rows)
         )
         return rounded_up(bound + 2.0 * dropped * norm_upper(v, dim=0) + constant * TINY64)
 
