@@ -31,8 +31,8 @@ class LinearOperator(ABC):
         device: where its products are computed; vectors must lie there.
         psd: True when it is symmetric and positive semidefinite by construction or by its owner's word.
 
-    Not differentiable: what goes in is detached, features included.  Features are not copied: leave them unchanged while
-    the operator is in use.
+    Not differentiable: what goes in is detached, features included.  Features are not copied: leave them as they are
+    while the operator is in use.
     """
 
     def __init__(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device, psd: bool) -> None:
