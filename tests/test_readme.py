@@ -1,0 +1,55 @@
+"""The README's code and figures are run, so that they cannot go stale."""
+
+import doctest
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+
+import ntkla
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_library_example_runs_as_written():
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf8"), re.DOTALL)
+    assert blocks, "the README has no Python block"
+    for block in blocks:
+        test = doctest.DocTestParser().get_doctest(block, {}, "README", str(README), 0)
+        assert test.examples
+        assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
+
+
+def test_exactly_two_set_up_commands_each_in_a_block_of_its_own():
+    blocks = re.findall(r"```bash\n(.*?)```", README.read_text(encoding="utf8"), re.DOTALL)
+    commands = [block.strip() for block in blocks if "venv" in block]
+    assert len(commands) == 2
+    assert all("\n" not in command and command.startswith("python3 -m venv .venv && ") for command in commands)
+
+
+def test_the_peer_that_misses_copies_and_the_modes_that_do_not():
+    """The table of the first screen: K = I_10 (x) G, G of rank 24, the 30 largest eigenvalues."""
+    draw = np.random.default_rng(0)
+    n, rank, outputs = 60, 24, 10
+    basis, _ = np.linalg.qr(draw.standard_normal((n, rank)))
+    values = np.geomspace(100, 1, rank)
+    features = basis * np.sqrt(values)
+    gram = features @ features.T
+    expected = np.repeat(values[:3], outputs)
+    kernel = LinearOperator(
+        (n * outputs, n * outputs), matvec=lambda v: (v.reshape(outputs, n) @ gram).ravel(), dtype=np.float64
+    )
+    for seed, copies in enumerate([(7, 6, 5), (10, 9, 8), (10, 9, 8)]):
+        start = np.random.default_rng(seed).standard_normal(n * outputs)
+        found = eigsh(kernel, k=30, which="LA", tol=1e-3, v0=start, return_eigenvectors=False)
+        near = [int((np.abs(found - value) < 1e-3 * value).sum()) for value in values[:3]]
+        assert sum(near) < 30, f"this SciPy finds every copy from start {seed}: {near}, the README says {copies}"
+
+    modes = ntkla.eigenmodes(ntkla.KroneckerGram(ntkla.GramOperator(torch.from_numpy(features)), outputs), 30)
+    assert modes.complete
+    assert modes.clusters is not None
+    # `features` is rounded, so its spectrum is off by about u ||G||; the rest of the allowance is the proved bound.
+    allowance = modes.value_error.numpy() + rank * np.finfo(np.float64).eps * values[0]
+    assert (np.abs(modes.values.numpy() - expected) <= allowance).all()
