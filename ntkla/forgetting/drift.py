@@ -47,8 +47,9 @@ class Drift(NamedTuple):
 def drift_of(old: DesignMatrix, x: torch.Tensor, error: SolutionError, sizes: RowSizes) -> Drift:
     """`Phi_A x` with its bound, given the error of x.  Cost: 2 n_A K C operations, two arrays [n_A, C]."""
     x_norm = norm_upper(x, dim=0)
-    rounding = pieced_gamma(old.columns) * x_norm
-    underflow = TINY64 * (2 * old.columns + x_norm)
+    # Beside the rounding, flushed arithmetic may drop subnormal features and subnormal entries of x.
+    rounding = pieced_gamma(old.columns) * x_norm + TINY64 * math.sqrt(old.columns)
+    underflow = TINY64 * old.columns * (2 + x_norm)
     bound = torch.outer(sizes.distances, error.weights)
     bound.addr_(sizes.norms, rounding).add_(error.offset + underflow).mul_(SHORT_CHAIN)
     rows = math.sqrt(old.rows)

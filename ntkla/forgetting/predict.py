@@ -16,14 +16,14 @@ The bound of every drift is derived in `drift.py`.  Its relative form divides th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ntkla.forgetting.drift import Drift, RowSizes, drift_of, drift_scale
 from ntkla.forgetting.tasks import LinearHead
 from ntkla.forgetting.trained import TrainedUpdate, trained_update
-from ntkla.forgetting.training import GradientDescent, GradientFlow
+from ntkla.forgetting.training import Training, require_training
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.errors import ArgumentError, ShapeError
@@ -33,8 +33,6 @@ from ntkla.linalg.refine import relative_goal
 from ntkla.linalg.results import Result
 from ntkla.linalg.stability import SolutionError
 from ntkla.linalg.status import Status
-
-Training = GradientDescent | GradientFlow
 
 
 @dataclass(frozen=True)
@@ -86,6 +84,7 @@ def predict_forgetting(
     weight_decay: float = 0.0,
     head: LinearHead | None = None,
     training: Training | None = None,
+    residual_error: torch.Tensor | None = None,
     route: str = "auto",
     tol: float | None = None,
 ) -> Forgetting:
@@ -101,6 +100,8 @@ def predict_forgetting(
         weight_decay: absolute, >= 0, pulls towards zero; needs `head`.  `from_torch_sgd` converts torch's convention.
         head: the old head W_A; used only with `weight_decay`.
         training: None for the optimum, or `GradientDescent` / `GradientFlow` for training that stops early.
+        residual_error: [C], bounds of the 2-norm of each residual column's own error, which the bounds then include;
+            None takes `residual_new` as exact.
         route: `"primal"`, `"dual"` or `"auto"` (the cheaper); ignored with `training`.
         tol: wanted relative bound, default 1e-10; a looser one is faster.
 
@@ -125,6 +126,9 @@ def predict_forgetting(
     new = DesignMatrix(features_new, bias)
     free_bias = not checks.flag("penalize_bias", penalize_bias) and bias
     start = _start(head, new, residual_new.shape[1]) if weight_decay > 0 else None
+    inexact = None if residual_error is None else _residual_error(residual_error, residual_new)
+    if training is not None:
+        require_training(training)
     if training is None:
         targets = -widened(residual_new)
         solve = prepare(
@@ -138,12 +142,12 @@ def predict_forgetting(
             tolerance=tolerance,
             targets_copied=True,
         )
-        return _optimum(old, solve)
+        return _optimum(old, replace(solve, targets_error=inexact))
     mask = torch.ones(new.columns, dtype=torch.float64, device=new.device)
     if free_bias:
         mask[-1] = 0.0
     update = trained_update(new, widened(residual_new), start, ridge * mask, weight_decay * mask, training, tolerance)
-    return _trained(old, update, tolerance)
+    return _trained(old, update if inexact is None else update.with_residual_error(inexact), tolerance)
 
 
 def _start(head: LinearHead | None, design: DesignMatrix, outputs: int) -> torch.Tensor:
@@ -163,6 +167,18 @@ def _start(head: LinearHead | None, design: DesignMatrix, outputs: int) -> torch
         )
     checks.one_device(head=stacked, features_new=design.features)
     return stacked
+
+
+def _residual_error(error: object, residual: torch.Tensor) -> torch.Tensor:
+    """The 2-norm bounds [C] of the residual's own error, checked."""
+    if not isinstance(error, torch.Tensor) or error.shape != residual.shape[1:]:
+        came = tuple(error.shape) if isinstance(error, torch.Tensor) else type(error).__name__
+        raise ShapeError(f"residual_error: expected one bound a column, shape {tuple(residual.shape[1:])}, got {came}.")
+    error = checks.matrix("residual_error", error[None])[0]
+    checks.one_device(residual_error=error, residual_new=residual)
+    if bool((error < 0).any()):
+        raise ArgumentError("residual_error: expected bounds >= 0, got a negative one.")
+    return widened(error)
 
 
 def _optimum(old: DesignMatrix, solve: NormalSolve) -> Forgetting:

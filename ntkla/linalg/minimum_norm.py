@@ -27,7 +27,7 @@ from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.doubled import Doubled, add
 from ntkla.linalg.factor import CholeskyFactor, QRFactor
 from ntkla.linalg.normal import gram_matrix, normal_matrix
-from ntkla.linalg.precision import SHORT_CHAIN, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
 from ntkla.linalg.refine import HIGHEST_LEVEL, Refinement
 from ntkla.linalg.residual import NormalProblem, residual
 from ntkla.linalg.stability import SolutionError, Stability
@@ -176,7 +176,7 @@ def certified_least(gram: tuple[torch.Tensor, float]) -> float:
     if int(torch.linalg.cholesky_ex(shifted).info) != 0:
         return 0.0
     trace = float(matrix.diagonal().sum()) * (1.0 + gamma(k))
-    rounding = (gamma(k + 2) / (1.0 - gamma(k + 2)) * trace + U64 * trace) * SHORT_CHAIN
+    rounding = (gamma(k + 2) / (1.0 - gamma(k + 2)) * trace + U64 * trace + 4 * k * (k + 2) * TINY64) * SHORT_CHAIN
     least = shift - (rounding + error) * SHORT_CHAIN
     return max(least / SHORT_CHAIN, 0.0)
 

@@ -165,7 +165,9 @@ class _Pass:
         rows = math.sqrt(k * self.rows_squared)
         rests = [norm_upper(rest, dim=0) for rest in self.x_slices.rest]
         y_norm = norm_upper(self.problem.targets, dim=0)
-        underflow = rests[0] * design.flushed_mass() + 8 * k * (level + 1) ** 2 * TINY64 * math.sqrt(design.rows)
+        # Flushed arithmetic may drop subnormal features and subnormal entries of x; every product may underflow.
+        underflow = rests[0] * design.flushed_mass() + TINY64 * math.sqrt(k) * whole
+        underflow = underflow + 8 * k * (level + 1) ** 2 * TINY64 * math.sqrt(design.rows)
         if level == 0:
             # x.low is dropped: at most u |x|, one of the two roundings that `pieced_gamma` has to spare.
             return rounded_up(pieced_gamma(k) * whole * rests[0] + U64 * y_norm + underflow)
