@@ -24,7 +24,7 @@ Only symmetric positive semidefinite A and a stable learning rate are assumed, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -66,6 +66,10 @@ class TrainedUpdate:
     escalations: tuple[str, ...]
     largest_eigenvalue: float
     memory_estimate: int
+
+    def with_residual_error(self, error: torch.Tensor) -> TrainedUpdate:
+        """The same for a residual whose columns may be off by `error` [C] (2-norms): `||h_T(A) Phi^T||` times that."""
+        return replace(self, error_bound=rounded_up(self.error_bound + self.gains.root * error))
 
     def status(self, relative_bound: float, tolerance: float) -> Status:
         """Certified, above the tolerance, or without a bound, each with its numbers and the remedy."""

@@ -67,12 +67,17 @@ class NormalSolve:
     memory: int
     tolerance: float
     rank: RankDecision | None = None
+    targets_error: torch.Tensor | None = None
 
     @property
     def error(self) -> SolutionError:
-        """The certified error of the high part of the solution alone, which is what a result holds."""
+        """The certified error of the high part of the solution alone, which is what a result holds.
+
+        It includes what an inexact right-hand side adds (`targets_error`, a 2-norm bound per column).
+        """
         dropped = norm_upper(self.solution.x.low, dim=0)
-        return self.solution.error + self.stability.moved(dropped)
+        error = self.solution.error + self.stability.moved(dropped)
+        return error if self.targets_error is None else error + self.stability.inherited(self.targets_error)
 
     def diagnostics(self, relative_bound: float) -> SolveDiagnostics:
         """What was done, for the result."""

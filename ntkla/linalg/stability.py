@@ -104,6 +104,12 @@ class Stability:
         offset = r.adjoint_error / self.rows + r.output_error / math.sqrt(self.rows)
         return SolutionError(rounded_up(weights), rounded_up(offset))
 
+    def inherited(self, targets_error: torch.Tensor) -> SolutionError:
+        """What it adds when the targets themselves are off by at most `targets_error` (2-norm per column)."""
+        weights = torch.where(targets_error > 0.0, self.gain * targets_error, 0.0)
+        offset = torch.zeros_like(weights) if self.centre is None else targets_error / math.sqrt(self.rows)
+        return SolutionError(rounded_up(weights), rounded_up(offset))
+
     def moved(self, by: torch.Tensor) -> SolutionError:
         """What it adds when the stored solution itself is off by at most `by` (2-norm per column)."""
         offset = torch.zeros_like(by) if self.centre is None else by * (1.0 + self.centre_norm)

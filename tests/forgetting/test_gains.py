@@ -23,7 +23,7 @@ SHARES = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=8)
 
 
 def sequences(training: GradientDescent, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Impulse responses U_1 ... U_T, filters h_0 ... h_T, and the forces of a disturbance at each step; rows are steps."""
+    """Impulse responses U_1 ... U_T, filters h_0 ... h_T, and a disturbance's forces at each step; rows are steps."""
     m, w = training.momentum, training.lr * a
     kept = 1 - w if training.nesterov else torch.ones_like(w)
     p, q = (1 + m) * kept if training.nesterov else 1 + m - w, m * kept

@@ -1,0 +1,81 @@
+"""What a forecast says, in one object."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+
+import torch
+
+from ntkla.forgetting.decompose import Decomposition
+from ntkla.forgetting.predict import Forgetting
+from ntkla.forgetting.predictions import Flips, Predictions
+from ntkla.forgetting.ranks import Rank
+from ntkla.linalg.decisions import Decision
+from ntkla.linalg.modes import Eigenmodes
+from ntkla.linalg.results import Result
+from ntkla.linalg.status import Status
+
+
+@dataclass(frozen=True)
+class ForgettingReport(Result):
+    """The forecast of `forecast`; tensors are float64 on the features' device.
+
+    Attributes:
+        drift, error_bound: [n_A, C], the change of every old prediction and its bound.
+        before, after: the old predictions before and after the training.
+        accuracy_before, accuracy_forecast: on the old task, as far as decided; None without labels.
+        flips: which old samples change their predicted class.
+        r_50, r_90: the fewest modes of G_AA, by descending eigenvalue, that carry half and 90 % of the drift's energy.
+        k_G: the share rank of G_AA.
+        k_star: k_G for the kernel of all C outputs, in whole eigenspaces: C k_G.
+        forgetting: the head update and how it was reached.
+        decomposition: the drift's energy in each mode of G_AA.
+        modes: the eigenmodes of G_AA.
+        training: what was forecast, in words.
+        seconds: wall time of each part, and `"total"`.
+        status: of the drift, for the tolerance that was asked for.
+    """
+
+    drift: torch.Tensor
+    error_bound: torch.Tensor
+    before: Predictions
+    after: Predictions
+    accuracy_before: Decision | None
+    accuracy_forecast: Decision | None
+    flips: Flips
+    r_50: Rank
+    r_90: Rank
+    k_G: Rank
+    k_star: Rank
+    forgetting: Forgetting
+    decomposition: Decomposition
+    modes: Eigenmodes
+    training: str
+    seconds: dict[str, float]
+    status: Status
+
+    def __str__(self) -> str:
+        samples, outputs = self.drift.shape
+        size = float(torch.linalg.vector_norm(self.drift)) / (samples * outputs) ** 0.5
+        parts = ", ".join(f"{name} {value:.2f}" for name, value in self.seconds.items() if name != "total")
+        modes = self.decomposition.modes
+        lines = [
+            f"ForgettingReport: {samples} old samples, {outputs} outputs",
+            f"  training      {self.training}",
+            f"  drift         root mean square {size:.4g}, largest {float(self.drift.abs().max()):.4g}",
+            f"  proved        each entry within {float(self.error_bound.max()):.2e}, "
+            f"relative {self.forgetting.relative_bound:.2e}",
+            f"  classes       {self.flips.count} of {samples} samples change theirs",
+            f"  directions    r_50 = {_count(self.r_50)}, r_90 = {_count(self.r_90)} modes of {modes}",
+            f"  kernel        k_G = {_count(self.k_G)}, k* = {_count(self.k_star)} at {self.k_G.q:g} of the trace",
+            f"  seconds       {self.seconds['total']:.2f} ({parts})",
+            *textwrap.wrap(str(self.status), 100, initial_indent="  status        ", subsequent_indent=" " * 16),
+        ]
+        if self.accuracy_before is not None and self.accuracy_forecast is not None:
+            lines.insert(4, f"  accuracy      {self.accuracy_before} before, {self.accuracy_forecast} forecast")
+        return "\n".join(lines)
+
+
+def _count(rank: Rank) -> str:
+    return str(Decision(rank.low, rank.high))
