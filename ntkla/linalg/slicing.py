@@ -34,8 +34,10 @@ class Slices:
 
 
 def exponents(x: torch.Tensor, dim: int) -> torch.Tensor:
-    """Integers e with |x| < 2^e along `dim` (kept, as length 1), at least -700."""
-    return torch.frexp(x.abs().amax(dim, keepdim=True)).exponent.clamp(min=_LEAST_EXPONENT)
+    """Integers e with |x| < 2^e along `dim` (kept, as length 1), at least -700, which is also that of zeros."""
+    largest = x.abs().amax(dim, keepdim=True)
+    exponent = torch.frexp(largest).exponent.clamp(min=_LEAST_EXPONENT)
+    return exponent.masked_fill(largest == 0, _LEAST_EXPONENT)  # frexp calls the exponent of zero 0
 
 
 def power_of_two(exponent: torch.Tensor) -> torch.Tensor:
