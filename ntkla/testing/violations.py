@@ -38,7 +38,7 @@ class Violation:
 
     Attributes:
         index: (row, column), or (column,) for a bound on a whole column.
-        computed: the entry, or the norm of the column.
+        computed: the entry, or the largest magnitude in the column.
         error: upper end of the enclosure of |computed - exact|; NaN when the computed value or the bound is NaN.
         bound: what was claimed.
     """
@@ -117,13 +117,13 @@ def compare_columns(computed: torch.Tensor, bound: torch.Tensor, exact: Exact, n
         raise ShapeError(
             f"compare_columns: expected a bound of shape {tuple(computed.shape[1:])}, got {tuple(bound.shape)}."
         )
-    norms = torch.linalg.vector_norm(computed.detach(), dim=0).tolist()
+    largest = computed.detach().abs().amax(0).tolist()
 
     def errors(balls: Any) -> list[Any]:
         columns = (_same_shape(balls, computed) - _finite_balls(computed)).transpose().tolist()
         return [euclidean_norm(column) for column in columns]
 
-    return _judged(name, [(j,) for j in range(len(norms))], norms, bound.detach().tolist(), exact, errors)
+    return _judged(name, [(j,) for j in range(len(largest))], largest, bound.detach().tolist(), exact, errors)
 
 
 def _same_shape(balls: Any, computed: torch.Tensor) -> Any:
