@@ -124,7 +124,7 @@ def gram_residual_norms(
     residual = design.matmul(transposed).sub_(vectors * values)
     spectral, frobenius, flushed = math.sqrt(largest), math.sqrt(trace), design.flushed_mass()
     u_norm, t_norm = norm_upper(vectors, dim=0), norm_upper(transposed, dim=0)
-    inward, outward = gamma(design.summands + 2) * frobenius, gamma(design.columns + 4) * frobenius
+    inward, outward = gamma(design.summands + 2) * frobenius, pieced_gamma(design.columns) * frobenius
     lost = 2.0 * TINY64 * design.rows * math.sqrt(design.columns)
     rounding = spectral * (inward * u_norm + lost) + outward * t_norm + gamma(4) * values.abs() * u_norm
     underflow = (lost + TINY64 * frobenius) * design.columns + (2.0 * spectral + flushed) * flushed * u_norm

@@ -28,7 +28,7 @@ from ntkla.linalg.linear_operator import LinearOperator
 from ntkla.linalg.modes import Cluster, Eigenmodes, Spectrum
 from ntkla.linalg.normal import gram_matrix, normal_matrix
 from ntkla.linalg.operators import GramOperator
-from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, TINY64, gamma, norm_upper, rounded_up
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
 from ntkla.linalg.status import ABOVE_TOLERANCE, CERTIFIED, Status
 
 
@@ -113,7 +113,9 @@ def _gram_modes(design: DesignMatrix, k: int, tolerance: float) -> Eigenmodes:
     spectrum, small = _small_side(design)
     basis = small[:, :k].contiguous() if design.rows <= design.columns else _lifted(design, small, k)
     lower, upper = _padded(spectrum.lower, design.rows), _padded(spectrum.upper, design.rows)
-    values, errors = _padded(spectrum.values, k)[:k], _padded(spectrum.value_error, k)[:k]
+    values = _padded(spectrum.values, k)[:k]
+    # Room for one rounding: what a caller computes as `values + value_error` is still an upper bound.
+    errors = _padded(spectrum.value_error * SHORT_CHAIN + 4 * U64 * spectrum.values, k)[:k]
     trace = (spectrum.trace + spectrum.trace_error) * SHORT_CHAIN
     residuals = gram_residual_norms(design, basis, values, trace=trace, largest=float(upper[0]))
     defect = orthogonality_defect(basis)
@@ -131,7 +133,7 @@ def _gram_modes(design: DesignMatrix, k: int, tolerance: float) -> Eigenmodes:
         clusters=clusters,
         cut=clusters[-1].stop > k,
         next_value_bound=following,
-        complete=following <= float(upper[k - 1]),
+        complete=following <= float(values[-1] + errors[-1]),
         proof="full",
         converged=worst <= limit,
         tolerance=tolerance,

@@ -7,7 +7,7 @@
 - *Exact references* (need `python-flint`): `ridge_solution`, `head_update`, `drift_of`, `gradient_descent`,
   `eigenvalues`, ... enclose the real result for the inputs as stored, as tightly as asked.
 - *Verdicts*: `compare(computed, bound, exact)` lists the entries where |computed - exact| > bound, rigorously, and
-  says how tight the bound is; `check_ridge` and `check_forgetting` do so for ntkla's own results.
+  says how tight the bound is; `check_ridge`, `check_forgetting` and `check_eigenmodes` do so for ntkla's own results.
 - *Ambient states*: `hostile_states` and `ambient_state`.
 
 `import ntkla.testing` needs neither hypothesis nor python-flint; what needs them says so when it is used.
@@ -44,6 +44,7 @@ from ntkla.testing.references import (
 )
 from ntkla.testing.specs import FeatureSpec, Problem, RidgeProblem, mean_eigenvalue, targets
 from ntkla.testing.spectra import DTYPES, LAYOUTS, SPECTRUM_NAMES, TWISTS, features_with_spectrum, laid_out
+from ntkla.testing.spectral_violations import check_eigenmodes
 from ntkla.testing.violations import (
     Comparison,
     Violation,
@@ -87,6 +88,7 @@ __all__ = [
     "Violation",
     "ambient_state",
     "ball_matrix",
+    "check_eigenmodes",
     "check_forgetting",
     "check_ridge",
     "compare",
