@@ -146,7 +146,7 @@ class LinearOperator(ABC):
             raise ShapeError(
                 f"{name}: expected v of shape [{self.shape[1]}] or [{self.shape[1]}, m], got {tuple(v.shape)}."
             )
-        is_vector = isinstance(v, torch.Tensor) and v.ndim == 1
+        is_vector = isinstance(v, torch.Tensor) and v.ndim == 1 and v.layout is torch.strided
         block = checks.matrix(name, v[:, None] if is_vector else v, rows=self.shape[1])
         if block.device != self.device:
             raise DeviceError(f"{name}: expected v on {self.device}, got {block.device}. Move it with .to(device).")
