@@ -1,0 +1,1 @@
+"""Benchmarks of ntkla: `python -m perf` from a checkout (see perf/README.md)."""
