@@ -80,7 +80,7 @@ def energies_in(drift: torch.Tensor, error: float, modes: Eigenmodes) -> Energie
     size, defect = float(norm_upper(drift)), modes.orthogonality
     rho = 3 * (pieced_gamma(drift.shape[0]) + pieced_gamma(columns)) * math.sqrt(columns) * (1.0 + defect) ** 2
     # The last term: squares of scaled entries that underflow; a zero drift loses nothing.
-    underflow = 0.0 if exactly_zero(drift.abs()) else math.sqrt(2.0 * TINY64 * drift.numel())
+    underflow = 0.0 if exactly_zero(drift) else math.sqrt(2.0 * TINY64 * drift.numel())
     size = size if underflow else 0.0
     fixed = rho * size + error + underflow
 

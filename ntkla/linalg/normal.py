@@ -68,9 +68,9 @@ def gram_matrix(design: DesignMatrix) -> BoundedMatrix:
 
 
 def exactly_zero(x: torch.Tensor) -> bool:
-    """True when every entry is +0, read from the bits: flushed arithmetic takes subnormal numbers for zeros."""
+    """True when every entry is +0 or -0, read from the bits: flushed arithmetic takes subnormal numbers for zeros."""
     same_width = {8: torch.int64, 4: torch.int32, 2: torch.int16}[x.element_size()]
-    return not bool(x.view(same_width).any())
+    return not bool((x.view(same_width) << 1).any())  # the sign is shifted out
 
 
 def _mirrored(accumulator: torch.Tensor) -> torch.Tensor:
