@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from scipy.sparse.linalg import eigsh
 
@@ -165,6 +165,7 @@ def exact_product(left: torch.Tensor, right: torch.Tensor, v: torch.Tensor, bias
 @given(feature_specs(extreme=True), st.booleans(), st.integers(0, 3), st.sampled_from((1.0, 1e-300, 1e30)))
 @example(FeatureSpec(9, 9, dtype="float32", scale=1e-40), False, 0, 1e-300)
 def test_gram_error_bound_is_never_exceeded(spec, bias, seed, scale):
+    assume(bool(torch.isfinite(spec.tensor).all()))  # the largest scale overflows float32 in some twists
     v = normal(spec.n, 2, seed=seed) * scale
     operator = GramOperator(spec.tensor, bias=bias)
     verdict = compare_columns(operator @ v, operator.error_bound(v), exact_product(spec.tensor, spec.tensor, v, bias))
