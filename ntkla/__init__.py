@@ -6,10 +6,13 @@ This file is the only public door: it re-exports by name, and tells the whole li
 
 from ntkla.forgetting.convention import from_torch_sgd
 from ntkla.forgetting.decompose import Decomposition, decompose
+from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.predict import Forgetting, predict_forgetting
 from ntkla.forgetting.ranks import Rank, effective_rank, vulnerable_rank
+from ntkla.forgetting.report import ForgettingReport
 from ntkla.forgetting.tasks import LinearHead, Task
 from ntkla.forgetting.training import GradientDescent, GradientFlow
+from ntkla.linalg.decisions import Decision
 from ntkla.linalg.dispatch import backend, last_dispatch
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.errors import (
@@ -43,11 +46,13 @@ __all__ = [
     "ArgumentError",
     "BackendError",
     "CrossGram",
+    "Decision",
     "Decomposition",
     "DeviceError",
     "DtypeError",
     "Eigenmodes",
     "Forgetting",
+    "ForgettingReport",
     "FunctionOperator",
     "GradientDescent",
     "GradientFlow",
@@ -74,6 +79,7 @@ __all__ = [
     "decompose",
     "effective_rank",
     "eigenmodes",
+    "forecast",
     "from_torch_sgd",
     "gram",
     "last_dispatch",

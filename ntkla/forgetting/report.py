@@ -60,21 +60,25 @@ class ForgettingReport(Result):
         size = float(torch.linalg.vector_norm(self.drift)) / (samples * outputs) ** 0.5
         parts = ", ".join(f"{name} {value:.2f}" for name, value in self.seconds.items() if name != "total")
         modes = self.decomposition.modes
+        accuracy = f"  accuracy      {self.accuracy_before} before, {self.accuracy_forecast} forecast"
         lines = [
             f"ForgettingReport: {samples} old samples, {outputs} outputs",
-            f"  training      {self.training}",
+            *_wrapped("training", self.training),
             f"  drift         root mean square {size:.4g}, largest {float(self.drift.abs().max()):.4g}",
             f"  proved        each entry within {float(self.error_bound.max()):.2e}, "
             f"relative {self.forgetting.relative_bound:.2e}",
+            *([] if self.accuracy_before is None else [accuracy]),
             f"  classes       {self.flips.count} of {samples} samples change theirs",
             f"  directions    r_50 = {_count(self.r_50)}, r_90 = {_count(self.r_90)} modes of {modes}",
             f"  kernel        k_G = {_count(self.k_G)}, k* = {_count(self.k_star)} at {self.k_G.q:g} of the trace",
             f"  seconds       {self.seconds['total']:.2f} ({parts})",
-            *textwrap.wrap(str(self.status), 100, initial_indent="  status        ", subsequent_indent=" " * 16),
+            *_wrapped("status", str(self.status)),
         ]
-        if self.accuracy_before is not None and self.accuracy_forecast is not None:
-            lines.insert(4, f"  accuracy      {self.accuracy_before} before, {self.accuracy_forecast} forecast")
         return "\n".join(lines)
+
+
+def _wrapped(name: str, text: str) -> list[str]:
+    return textwrap.wrap(text, 100, initial_indent=f"  {name:<14}", subsequent_indent=" " * 16)
 
 
 def _count(rank: Rank) -> str:

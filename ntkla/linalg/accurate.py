@@ -1,16 +1,19 @@
-"""Sums `A B + terms` rounded about once: the level-1 product of `slicing.py` with a bound on its rounding.
+"""Sums `A B + terms` rounded about once: the products of `slicing.py` with a bound on their rounding.
 
-A and B are cut into a first slice and a rest, `A = A_1 + A'`, `B = B_1 + B'`.  The product A_1 B_1 is exact in float64;
-A_1 B' and A' B are smaller by 2^-b (b about 20 bits) and so are their roundings.  Column by column, in the 2-norm,
+At level s the factors are cut into s slices and a rest.  Products of slices p, q with p + q <= s + 1 are exact in
+float64; the others involve a rest, are smaller by 2^(-s b) (b about 20 bits), and so are their roundings.  Column by
+column, in the 2-norm, with A_p the slices and A'_s, b'_q what is left after s and q of them,
 
-    gamma_{K+2} (||A_1||_F ||b'|| + ||A'||_F ||b||)  +  2 k^2 u^2 (sum of the norms of the k terms)  +  u ||result||
+    gamma_{K+2} (sum_p ||A_p||_F ||b'_{s+1-p}|| + ||A'_s||_F ||b||)  +  2 k^2 u^2 (sum of the norms of the k terms)
 
-for inner length K, the doubled summation of `doubled.total`, and the one rounding of the result to float64.  In plain
-float64 the first part would be `gamma_K ||A||_F ||b||`: hundreds of roundings where one suffices.
+for inner length K and the doubled summation of `doubled.total`, and `u ||result||` for its rounding to float64.  In
+plain float64 it would be `gamma_K ||A||_F ||b||`: hundreds of roundings where, at level 1, one suffices; more levels
+are for results much smaller than their terms.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -19,10 +22,13 @@ from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.doubled import total, two_product, two_sum
 from ntkla.linalg.normal import BoundedMatrix
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.refine import HIGHEST_LEVEL, NEGLIGIBLE
 from ntkla.linalg.slicing import SIGNIFICAND, cut, exponents, length_bits, product_terms, right_factors, slice_bits
 
 # Columns of the right factor whose slices and products are held at a time.
 _PANEL = 512
+# A column is accurate when its error is at most this many roundings of its norm.
+_FEW = 4
 
 
 class Bounded(NamedTuple):
@@ -32,33 +38,46 @@ class Bounded(NamedTuple):
     error: torch.Tensor
 
 
-def accurate_sum(a: torch.Tensor, b: torch.Tensor, terms: list[torch.Tensor]) -> Bounded:
+def accurate_sum(a: torch.Tensor, b: torch.Tensor, terms: list[torch.Tensor], level: int = 1) -> Bounded:
     """`a b + sum(terms)` for float64 a [m, K], b [K, c] and terms [m, c]; at most 512 columns are best.
 
-    Cost: 6 m K c operations.
+    Cost: `(level + 1) (level + 2) m K c` operations.
     """
     rows, inner = a.shape
     bits = slice_bits(inner)
-    left = cut(a, exponents(a, 1), bits, 1)
-    right = cut(b, exponents(b, 0), SIGNIFICAND - length_bits(inner) - bits, 1)
-    products = product_terms([left.parts[0], left.rest[1]], right_factors(right, 1), b.shape[1])
+    left = cut(a, exponents(a, 1), bits, level)
+    right = cut(b, exponents(b, 0), SIGNIFICAND - length_bits(inner) - bits, level)
+    factors = [*left.parts, left.rest[level]]
+    products = product_terms(factors, right_factors(right, level), b.shape[1])
     value = total([products[0], *terms, *products[1:]]).high
-    a_norm, a_rest = float(norm_upper(a)), float(norm_upper(left.rest[1]))
-    b_norm, b_rest = norm_upper(b, dim=0), norm_upper(right.rest[1], dim=0)
-    # ||A_1||_F <= ||A||_F + ||A'||_F and ||b'|| <= ||b||: hence the factor 2.
-    ordinary = 2.0 * gamma(inner + 2) * (a_norm * b_rest + a_rest * b_norm)
-    magnitude = 4.0 * a_norm * b_norm + sum((norm_upper(term, dim=0) for term in terms), torch.zeros_like(b_norm))
-    count = len(terms) + 4
+    a_norms = [float(norm_upper(factor)) for factor in factors]
+    # Slice p meets the rest after level + 1 - p slices of b; the rest of a meets all of b.
+    b_norms = [norm_upper(right.rest[level - p], dim=0) for p in range(level + 1)]
+    ordinary = sum(x * y for x, y in zip(a_norms, b_norms, strict=True)) * gamma(inner + 2)
+    magnitude = (level + 2) ** 2 * float(norm_upper(a)) * b_norms[-1] + sum(norm_upper(term, dim=0) for term in terms)
+    count = len(terms) + len(products)
     summation = 2.0 * count**2 * U64**2 * magnitude + U64 * norm_upper(value, dim=0)
-    return Bounded(value, rounded_up(ordinary + summation + 8.0 * rows * (inner + 2) * TINY64))
+    underflow = (level + 1) ** 2 * (inner + 2) * TINY64 * math.sqrt(rows)
+    return Bounded(value, rounded_up(ordinary + summation + 2.0 * underflow))
 
 
 def accurate_outputs(design: DesignMatrix, w: torch.Tensor, targets: torch.Tensor) -> Bounded:
-    """`Phi w - targets` for float64 w [columns, C] and targets [n, C].  Cost: 6 n columns C operations."""
+    """`Phi w - targets` for float64 w [columns, C] and targets [n, C], to about one rounding of each column's norm.
+
+    Cost: `6 n columns C` operations; more where the result is smaller than 2^-20 of its terms.
+    """
+    for level in range(1, HIGHEST_LEVEL + 1):
+        found = _outputs_at(design, w, targets, level)
+        if bool((found.error <= _FEW * U64 * norm_upper(found.value, dim=0) + NEGLIGIBLE).all()):
+            break
+    return found
+
+
+def _outputs_at(design: DesignMatrix, w: torch.Tensor, targets: torch.Tensor, level: int) -> Bounded:
     value = torch.empty_like(targets, memory_format=torch.contiguous_format)
     squares = torch.zeros(w.shape[1], dtype=torch.float64, device=w.device)
     for rows, block in design.blocks():
-        part = accurate_sum(block, w, [-targets[rows]])
+        part = accurate_sum(block, w, [-targets[rows]], level)
         value[rows] = part.value
         squares = rounded_up(squares + part.error**2)
     # The features that flushed arithmetic dropped are missing from every block.
