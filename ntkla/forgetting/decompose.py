@@ -131,9 +131,11 @@ def decompose(
 
     Cost: 4 n k C operations.  Deterministic for fixed inputs, versions and thread count.
     """
+    if not isinstance(modes, Eigenmodes):
+        raise DtypeError(f"modes: expected the result of eigenmodes(...), got {type(modes).__name__}.")
     size, outputs = modes.spectrum.size, None if modes.output_index is None else modes.spectrum.multiplicity
     exact = widened(checks.matrix("drift", drift, rows=size, columns=outputs))
-    checks.one_device(drift=drift, modes=modes.basis, error_bound=error_bound)
+    checks.one_device(drift=drift, modes=modes.basis)
     tolerance = DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol)
     # Energies are computed for entries of order 1 and scaled back: their squares neither overflow nor underflow.
     exponent = max(-1000, math.frexp(float(exact.abs().max()))[1])
@@ -148,6 +150,7 @@ def _error_norm(error_bound: torch.Tensor | None, drift: torch.Tensor, scale: fl
         return 0.0
     if not isinstance(error_bound, torch.Tensor) or error_bound.dtype not in checks.FLOATING:
         raise DtypeError("error_bound: expected a float64, float32, bfloat16 or float16 tensor, or None.")
+    checks.one_device(drift=drift, error_bound=error_bound)
     if error_bound.shape != drift.shape:
         raise ShapeError(f"error_bound: expected {tuple(drift.shape)}, as the drift, got {tuple(error_bound.shape)}.")
     if bool(error_bound.isnan().any()):

@@ -87,9 +87,10 @@ def design_of(operator_or_features: object, bias: bool) -> tuple[DesignMatrix, i
 
 
 def _check_memory(design: DesignMatrix, k: int) -> None:
-    # The small side, its vectors, their Gram matrix, the residual, and LAPACK's two work arrays and copy.
+    # The small side, its vectors, their Gram matrix, the residual, LAPACK's two work arrays and copy; then the vectors
+    # of G with their residuals and the copies of a QR, and their Gram matrix.
     small = min(design.rows, design.columns)
-    checks.memory("eigenmodes", 8 * (7 * small**2 + 4 * design.rows * k), design.device)
+    checks.memory("eigenmodes", 8 * (7 * small**2 + 4 * design.rows * k + 3 * k**2), design.device)
 
 
 def _small_side(design: DesignMatrix) -> tuple[Spectrum, torch.Tensor]:
