@@ -131,7 +131,7 @@ def test_comfortable_ranks_are_decided():
 
 
 def test_bounds_are_tight_somewhere():
-    """Shares are certain to the tolerance where eigenvalues are well apart; some error is within 1/1000 of its bound."""
+    """Shares are certain to the tolerance where eigenvalues are well apart; some error is near its bound."""
     ratio = 0.0
     for seed in range(20):
         drift = normal(N, 2, seed)
