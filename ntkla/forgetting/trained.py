@@ -33,17 +33,16 @@ from ntkla.forgetting.filters import filter_values
 from ntkla.forgetting.gains import Gains, gains, peaks
 from ntkla.forgetting.training import GradientDescent, Training
 from ntkla.linalg import checks
-from ntkla.linalg.accurate import Bounded, accurate_normal_matrix, accurate_sum
+from ntkla.linalg.accurate import Bounded, accurate_adjoint, accurate_normal_matrix, accurate_sum
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.diagonalization import Diagonalization, certified, diagonalize
-from ntkla.linalg.doubled import Doubled, two_product
+from ntkla.linalg.doubled import two_product
 from ntkla.linalg.errors import ScaleError
 from ntkla.linalg.normal import BoundedMatrix, normal_matrix
 from ntkla.linalg.normal_solver import SolveDiagnostics
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
 from ntkla.linalg.products import pieced_gamma, pieced_matmul
 from ntkla.linalg.refine import NEGLIGIBLE
-from ntkla.linalg.residual import NormalProblem, residual
 from ntkla.linalg.status import ABOVE_TOLERANCE, CERTIFIED, UNCERTIFIED, Status
 
 
@@ -165,13 +164,9 @@ def _hessian(normal: BoundedMatrix, penalties: torch.Tensor, decays: torch.Tenso
 def _gradient(
     design: DesignMatrix, residual_new: torch.Tensor, start: torch.Tensor | None, decays: torch.Tensor
 ) -> Bounded:
-    """g_0 in extended precision, rounded once to float64."""
-    zero = torch.zeros((design.columns, residual_new.shape[1]), dtype=torch.float64, device=design.device)
-    shift = None if start is None else two_product(decays[:, None], start)
-    problem = NormalProblem(design, residual_new, (), shift, design.frobenius())
-    found = residual(problem, Doubled(zero, zero), (0, 1))
-    # At x = 0 the first product is exactly R, so only the second one rounds.
-    return Bounded(found.value, found.adjoint_error)
+    """g_0, formed beyond float64 and rounded once."""
+    shift = () if start is None else two_product(decays[:, None], start)
+    return accurate_adjoint(design, residual_new, [*shift])
 
 
 def _coordinates(modes: Diagonalization, gradient: Bounded) -> Coordinates:
