@@ -67,4 +67,4 @@ def drift_scale(old: DesignMatrix, x: torch.Tensor, drift: Drift, enough: float)
     magnitudes = x.abs()
     for _, block in old.blocks():
         squares += float(((block.abs() @ magnitudes) ** 2).sum())
-    return max(scale, squares**0.5 * (1.0 - gamma(old.columns + old.rows + 8)))
+    return max(scale, math.sqrt(squares) * (1.0 - gamma(old.columns + old.rows + 8)))

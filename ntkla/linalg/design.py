@@ -11,11 +11,13 @@ from collections.abc import Iterator
 
 import torch
 
-from ntkla.linalg.precision import SHORT_CHAIN, TINY64, flushes_subnormals, gamma, norm_upper
-from ntkla.linalg.products import PIECE, pieced_matmul
+from ntkla.linalg.precision import SHORT_CHAIN, TINY64, UNIT_ROUNDOFF, flushes_subnormals, gamma, norm_upper
+from ntkla.linalg.products import PIECE, add_matmul, pieced_matmul
 
 # A block of about 2^20 float64 entries stays in a last-level cache while it is used several times.
 _BLOCK_ENTRIES = 2**20
+# Norms between these lose less than a rounding to squares that vanish, and none to squares that overflow.
+_SQUARES_KEPT = {torch.float64: (2.0**-400, 2.0**500), torch.float32: (2.0**-40, 2.0**60)}
 # Below this norm, squares that vanished may be what it is made of.
 _ALL_BUT_ZERO = 2.0**-450
 
@@ -94,34 +96,36 @@ class DesignMatrix:
         """Phi^T t in float64: t [n, m] -> [columns, m], off by at most gamma_`summands` |Phi|^T |t| (+ underflow)."""
         out = torch.zeros((self.columns, t.shape[1]), dtype=torch.float64, device=self.device)
         for rows, block in self.blocks():
-            out += pieced_matmul(block.T, t[rows])
+            add_matmul(out, block.T, t[rows])
         return out
 
     @property
     def summands(self) -> int:
-        """The n of gamma_n for a sum over rows made block by block: within a piece, a block, then over the blocks."""
-        block = min(self.block_rows, self.rows)
-        return min(block, PIECE) + -(-block // PIECE) + -(-self.rows // self.block_rows)
+        """The n of gamma_n for a sum over rows made block by block: within a piece, then over the pieces."""
+        pieces = -(-min(self.block_rows, self.rows) // PIECE) * -(-self.rows // self.block_rows)
+        return min(self.rows, PIECE) + pieces
 
     def row_norms(self) -> torch.Tensor:
-        """Upper bounds of the row norms, float64 [n], in one pass without a copy."""
-        norms = torch.linalg.vector_norm(self.features, dim=1, dtype=torch.float64)
+        """Upper bounds of the row norms, float64 [n], in one pass without a copy.
+
+        Narrow types are summed in float32: a bound that is `F 2^-24` too large costs nothing, widening them would.
+        """
         count = self.features.shape[1]
-        norms = norms * (1.0 + gamma(count + 8)) + self._dropped(count)
-        return torch.hypot(norms, torch.ones_like(norms)) * SHORT_CHAIN if self.bias else norms * SHORT_CHAIN
+        dtype = torch.promote_types(self.features.dtype, torch.float32)
+        norms = torch.linalg.vector_norm(self.features, dim=1, dtype=dtype).to(torch.float64)
+        rounding, least, greatest = gamma(count + 8, UNIT_ROUNDOFF[dtype]), *_SQUARES_KEPT[dtype]
+        if not (math.isfinite(rounding) and bool(((norms > least) & (norms < greatest)).all())):
+            norms = torch.linalg.vector_norm(self.features, dim=1, dtype=torch.float64)
+            rounding, least = gamma(count + 8), 0.0
+        flushed = float(torch.finfo(self.features.dtype).tiny) if self._flushed else 0.0
+        # Squares below the smallest normal number may vanish, and flushed arithmetic drops the stored subnormals.
+        dropped = 0.0 if least > 0 else math.sqrt(count) * 2.0**-511
+        norms = norms * (1.0 + rounding) + (dropped + math.sqrt(count) * flushed)
+        return (torch.hypot(norms, torch.ones_like(norms)) if self.bias else norms) * SHORT_CHAIN
 
     def frobenius(self) -> float:
-        """Upper bound of the Frobenius norm, in one pass without a copy; in two for features that are all but zero."""
-        count = self.features.numel()
-        norm = float(torch.linalg.vector_norm(self.features, dtype=torch.float64)) * (1.0 + gamma(count + 8))
-        if norm < _ALL_BUT_ZERO:
-            return float(norm_upper(torch.stack([norm_upper(block) for _, block in self.blocks()])))
-        return math.hypot(norm + self._dropped(count), math.sqrt(self.rows) if self.bias else 0.0) * SHORT_CHAIN
-
-    def _dropped(self, count: int) -> float:
-        """Norm of what a sum of `count` squares may lose: vanishing squares, and stored subnormals that are flushed."""
-        flushed = float(torch.finfo(self.features.dtype).tiny) if self._flushed else 0.0
-        return math.sqrt(count) * max(2.0**-511, flushed)
+        """Upper bound of the Frobenius norm."""
+        return float(norm_upper(self.row_norms()))
 
     def flushed_mass(self) -> float:
         """Upper bound of the Frobenius norm of what flushed float64 arithmetic may drop from the stored values."""

@@ -15,8 +15,8 @@ from typing import Protocol
 import torch
 
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.normal import gram_matrix, normal_matrix
-from ntkla.linalg.residual import NormalProblem
+from ntkla.linalg.normal import float32_normal_matrix, gram_matrix, normal_matrix
+from ntkla.linalg.normal_problem import NormalProblem
 from ntkla.linalg.slicing import power_of_two
 
 
@@ -73,7 +73,8 @@ class CholeskyFactor(_Primal):
     @classmethod
     def build(cls, problem: NormalProblem, dtype: torch.dtype) -> CholeskyFactor | None:
         """None when the matrix is not positive definite, or not finite, in this precision."""
-        matrix = normal_matrix(problem.design, dtype=dtype).matrix
+        double = dtype == torch.float64
+        matrix = normal_matrix(problem.design).matrix if double else float32_normal_matrix(problem.design)
         diagonal = matrix.diagonal().to(torch.float64) + penalty_of(problem)
         if not bool(torch.isfinite(diagonal).all()) or not bool((diagonal > 0).all()):
             return None

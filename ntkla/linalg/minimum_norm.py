@@ -27,9 +27,10 @@ from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.doubled import Doubled, add
 from ntkla.linalg.factor import CholeskyFactor, QRFactor
 from ntkla.linalg.normal import gram_matrix, normal_matrix
+from ntkla.linalg.normal_problem import NormalProblem
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
 from ntkla.linalg.refine import HIGHEST_LEVEL, Refinement
-from ntkla.linalg.residual import NormalProblem, residual
+from ntkla.linalg.residual import residual
 from ntkla.linalg.stability import SolutionError, Stability
 
 _MOST_CORRECTIONS = 8

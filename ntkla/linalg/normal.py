@@ -29,30 +29,38 @@ class BoundedMatrix(NamedTuple):
     error: float
 
 
-def normal_matrix(
-    design: DesignMatrix, *, scale: torch.Tensor | None = None, dtype: torch.dtype = torch.float64
-) -> BoundedMatrix:
-    """`diag(scale) Phi^T Phi diag(scale)`, exactly symmetric.
+def normal_matrix(design: DesignMatrix, *, scale: torch.Tensor | None = None) -> BoundedMatrix:
+    """`diag(scale) Phi^T Phi diag(scale)` in float64, exactly symmetric.
 
     Args:
         design: Phi, n x columns.
         scale: float64 [columns], powers of two (so that scaling is exact), or None for ones.
-        dtype: float64, or float32 for a fast preconditioner.
 
     Returns:
-        (matrix, error): `dtype` [columns, columns] and the bound of `||matrix - exact||_2`.  The bound is infinite for
-        float32, which ambient settings (TF32, bfloat16 matrix units) may multiply in a lower precision.
+        (matrix, error): float64 [columns, columns] and the bound of `||matrix - exact||_2`.
 
-    Cost: n columns^2 operations (the lower triangle only) and one float64 block of the features at a time.
+    Cost: n columns^2 operations (one triangle only) and one float64 block of the features at a time.
     """
-    accumulator = torch.zeros((design.columns, design.columns), dtype=dtype, device=design.device)
-    with torch.autocast(design.device.type, enabled=False):
-        for _, block in design.blocks():
-            add_square(accumulator, (block if scale is None else block * scale).to(dtype))
+    accumulator = torch.zeros((design.columns, design.columns), dtype=torch.float64, device=design.device)
+    for _, block in design.blocks():
+        add_square(accumulator, block if scale is None else block * scale)
     matrix = _mirrored(accumulator)
-    if dtype != torch.float64:
-        return BoundedMatrix(matrix, math.inf)
     return BoundedMatrix(matrix, _rounding(matrix, design, 1.0 if scale is None else float(scale.max())))
+
+
+def float32_normal_matrix(design: DesignMatrix) -> torch.Tensor:
+    """About `Phi^T Phi` in float32, exactly symmetric, for a preconditioner: no bound, and no float64 block is made."""
+    features, columns = design.features, design.features.shape[1]
+    matrix = torch.zeros((columns, columns), dtype=torch.float32, device=design.device)
+    with torch.autocast(design.device.type, enabled=False):
+        for rows in torch.split(features, design.block_rows):
+            add_square(matrix, rows.to(torch.float32))
+    matrix = _mirrored(matrix)
+    if not design.bias:
+        return matrix
+    sums = features.sum(0, keepdim=True, dtype=torch.float32)
+    corner = torch.full_like(sums[:, :1], design.rows)
+    return torch.cat([torch.cat([matrix, sums.T], 1), torch.cat([sums, corner], 1)])
 
 
 def gram_matrix(design: DesignMatrix) -> BoundedMatrix:

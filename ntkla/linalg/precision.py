@@ -70,7 +70,8 @@ def norm_upper(x: torch.Tensor, dim: int | None = None) -> torch.Tensor:
     norm = torch.linalg.vector_norm(x, dim=dim)
     if not bool(((norm > _SQUARES_KEPT) & (norm < _SQUARES_FINITE)).all()):
         norm = _scaled_norm(x, dim)
-    return norm * (1.0 + gamma(length + 9)) + TINY64 * math.sqrt(length)
+    bound: torch.Tensor = norm * (1.0 + gamma(length + 9)) + TINY64 * math.sqrt(length)
+    return bound
 
 
 # Within these limits no square overflows, and the squares that vanish lose less than one more rounding.

@@ -26,6 +26,12 @@ def pieced_matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def add_matmul(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """Adds a b to `out` piece by piece: for a sum over many blocks, gamma counts 128 and one for every piece."""
+    for start in range(0, a.shape[1], PIECE):
+        out.addmm_(a[:, start : start + PIECE], b[start : start + PIECE])
+
+
 def pieced_gamma(inner: int) -> float:
     """The rounding factor of `pieced_matmul`, with two operations to spare."""
     return gamma(min(inner, PIECE) + -(-inner // PIECE) + 2)

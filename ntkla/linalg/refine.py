@@ -19,9 +19,10 @@ import torch
 
 from ntkla.linalg.doubled import Doubled, add
 from ntkla.linalg.factor import Factor
-from ntkla.linalg.precision import U64, norm_upper, rounded_up
+from ntkla.linalg.normal_problem import NormalProblem, Residual
+from ntkla.linalg.precision import U64, gamma, norm_upper, rounded_up
 from ntkla.linalg.products import pieced_gamma
-from ntkla.linalg.residual import NormalProblem, Residual, residual
+from ntkla.linalg.residual import residual
 from ntkla.linalg.slicing import slice_bits
 from ntkla.linalg.stability import SolutionError, Stability
 
@@ -146,7 +147,7 @@ class Refinement:
         x = float(norm_upper(self.x.high))
         output = self._target_norm if self.problem.shift is None else self._target_norm + whole * x
         forward = pieced_gamma(design.columns) * whole * x * self.stability.gain
-        adjoint = pieced_gamma(design.block_rows) * whole * output / self.stability.least
+        adjoint = gamma(design.summands) * whole * output / self.stability.least
         step = 2.0 ** -slice_bits(design.columns, design.block_rows)
 
         def least(at_zero: float) -> int:

@@ -1,15 +1,9 @@
-"""The residual of the regularised normal equations, in float64 or beyond, with a bound on its own rounding.
+"""The residual of the regularised normal equations beyond float64, with a bound on what rounding is left in it.
 
-Problem: `A X = B` with `A = Phi^T Phi + diag(p)` and `B = Phi^T Y + shift`.  At a trial solution x (a `Doubled`)
+Problem and notation: `normal_problem.py`.  Both products are taken at a level of `slicing.py`.
 
-    T = Y - Phi x              [n, C], rounded by at most `output_error`  (2-norm per column)
-    rho = Phi^T T - p x + shift  [K, C], rounded by at most `adjoint_error`, given the T that was computed
-
-The two errors are kept apart because they reach the solution by different ways (see `stability.py`): an error in T is
-amplified by `||A^-1 Phi^T|| <= 1 / (2 sqrt(p))` only, an error in rho by `||A^-1|| <= 1 / p`.
-
-Rounding of a level-s product (see `slicing.py`), with the 2-norms `a_q` of the slices and rests of the left factor and
-`b_q` of the rests of the right one: the exact part contributes nothing, the ordinary products
+Rounding of a level-s product, with the 2-norms `a_q` of the slices and rests of the left factor and `b_q` of the rests
+of the right one: the exact part contributes nothing, the ordinary products
 `gamma_{K+2} (sum_p a_p b_{s+1-p} + a_rest b_0)` by the Cauchy-Schwarz inequality (K summands, plus one rounding each
 for the rests kept in float64), and the doubled summation of k terms `2 k^2 u^2` of their absolute sum.
 """
@@ -17,13 +11,19 @@ for the rests kept in float64), and the doubled summation of k terms `2 k^2 u^2`
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 
-from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.doubled import Doubled, total, two_product, two_sum
-from ntkla.linalg.precision import TINY64, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.normal_problem import (
+    NormalProblem,
+    Residual,
+    adjoint_underflow,
+    output_underflow,
+    plain_output_error,
+    plain_residual,
+)
+from ntkla.linalg.precision import U64, gamma, norm_upper, rounded_up
 from ntkla.linalg.products import pieced_gamma, pieced_matmul
 from ntkla.linalg.slicing import (
     SIGNIFICAND,
@@ -41,48 +41,13 @@ from ntkla.linalg.slicing import (
 _ROW_RANGE = 200
 
 
-@dataclass(frozen=True)
-class NormalProblem:
-    """`(Phi^T Phi + diag(sum of diagonals)) X = Phi^T targets + shift`.
-
-    Attributes:
-        design: Phi, n x K.
-        targets: float64 [n, C].
-        diagonals: float64 [K] each; their exact sum is the penalty.
-        shift: Doubled [K, C], or None for zero.
-        frobenius: upper bound of ||Phi||_F.
-    """
-
-    design: DesignMatrix
-    targets: torch.Tensor
-    diagonals: tuple[torch.Tensor, ...]
-    shift: Doubled | None
-    frobenius: float
-
-
-@dataclass(frozen=True)
-class Residual:
-    """The residual at a trial solution, and what its rounding can be.
-
-    Attributes:
-        value: rho, float64 [K, C].
-        outputs: T rounded to float64 [n, C], when it was asked for.
-        output_error, adjoint_error: 2-norm bounds per column, [C], of the two roundings named above.
-        output_norm: upper bound of the computed ||T||, [C].
-    """
-
-    value: torch.Tensor
-    outputs: torch.Tensor | None
-    output_error: torch.Tensor
-    adjoint_error: torch.Tensor
-    output_norm: torch.Tensor
-
-
 def residual(problem: NormalProblem, x: Doubled, levels: tuple[int, int], *, keep_outputs: bool = False) -> Residual:
     """rho = Phi^T (Y - Phi x) - p x + shift with the two products at the given levels of `slicing`.
 
     Cost: `(s + 1)(s + 2) / 2` products of 2 n K C operations for each level s.  One pass over the features.
     """
+    if levels == (0, 0) and not keep_outputs:
+        return plain_residual(problem, x)
     run = _Pass(problem, x, levels, keep_outputs)
     for rows, block in problem.design.blocks():
         run.add_block(block, problem.targets[rows])
@@ -96,14 +61,12 @@ class _Pass:
         self.outputs: list[torch.Tensor] | None = [] if keep_outputs else None
         self.problem, self.x, self.levels = problem, x, levels
         design = problem.design
-        k, c = x.high.shape
+        k = design.columns
         self.rho = Doubled(torch.zeros_like(x.high), torch.zeros_like(x.high))
         self.additions = 0
         self.rows_squared = 0.0  # sum of squared row scales
-        self.grid_mass = torch.zeros(
-            c, dtype=torch.float64, device=design.device
-        )  # sum over blocks of m max_i r_i |t_i|
-        self.output_squares = torch.zeros(c, dtype=torch.float64, device=design.device)
+        self.grid_mass = torch.zeros_like(x.high[0])  # sum over blocks of m max_i r_i |t_i|
+        self.output_squares = torch.zeros_like(x.high[0])
         self.bits = slice_bits(k, design.block_rows)
         self.x_bits = SIGNIFICAND - length_bits(k) - self.bits
         self.t_bits = SIGNIFICAND - length_bits(design.block_rows) - self.bits
@@ -165,27 +128,20 @@ class _Pass:
         rows = math.sqrt(k * self.rows_squared)
         rests = [norm_upper(rest, dim=0) for rest in self.x_slices.rest]
         y_norm = norm_upper(self.problem.targets, dim=0)
-        # Flushed arithmetic may drop subnormal features and subnormal entries of x; every product may underflow.
-        underflow = rests[0] * design.flushed_mass() + TINY64 * math.sqrt(k) * whole
-        underflow = underflow + 8 * k * (level + 1) ** 2 * TINY64 * math.sqrt(design.rows)
         if level == 0:
-            # x.low is dropped: at most u |x|, one of the two roundings that `pieced_gamma` has to spare.
-            return rounded_up(pieced_gamma(k) * whole * rests[0] + U64 * y_norm + underflow)
+            return plain_output_error(self.problem, rests[0])
         slice_norms = [whole + rows * 2.0 ** (-self.bits - 1)]
         slice_norms += [rows * 2.0 ** (-p * self.bits - 1) for p in range(1, level + 1)]
         ordinary = sum(slice_norms[p] * rests[level - p] for p in range(level)) + slice_norms[level] * rests[0]
         count = (level + 1) * (level + 2) // 2 + 1
         summation = 2 * count**2 * U64**2 * (y_norm + 2 * count * (whole + rows) * rests[0])
+        underflow = output_underflow(self.problem, rests[0], (level + 1) ** 2)
         return rounded_up(gamma(k + 2) * ordinary + summation + underflow)
 
     def _adjoint_error(self, value: torch.Tensor, output_norm: torch.Tensor) -> torch.Tensor:
         """||computed rho - (Phi^T T - p x + shift)|| per column, T the one that was computed."""
         design, level = self.problem.design, self.levels[1]
-        x_norm = norm_upper(self.x.high, dim=0)
-        penalty = sum(float(d.abs().max()) for d in self.problem.diagonals)
-        magnitude = penalty * x_norm
-        if self.problem.shift is not None:
-            magnitude = magnitude + norm_upper(self.problem.shift.high, dim=0)
+        magnitude = self.problem.small_terms(self.x)
         if level == 0:
             products = pieced_gamma(design.block_rows) * self.problem.frobenius * output_norm
             magnitude = magnitude + self.problem.frobenius * output_norm
@@ -195,7 +151,5 @@ class _Pass:
             products = gamma(design.block_rows + 2) * (level + 1) * step * mass
             magnitude = magnitude + (level + 1) * (level + 2) * mass
         summation = 2 * (self.additions + 1) ** 2 * U64**2 * magnitude
-        underflow = design.flushed_mass() * output_norm + 8 * design.rows * (level + 1) ** 2 * TINY64 * math.sqrt(
-            design.columns
-        )
+        underflow = adjoint_underflow(self.problem, output_norm, (level + 1) ** 2)
         return rounded_up(products + summation + U64 * norm_upper(value, dim=0) + underflow)

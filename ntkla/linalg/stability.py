@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 
 from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.normal_problem import Residual
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
-from ntkla.linalg.residual import Residual
 
 
 @dataclass(frozen=True)

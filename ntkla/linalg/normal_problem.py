@@ -1,0 +1,108 @@
+"""The regularised normal equations, and their residual in plain float64 with a bound on its own rounding.
+
+Problem: `A X = B` with `A = Phi^T Phi + diag(p)` and `B = Phi^T Y + shift`.  At a trial solution x (a `Doubled`)
+
+    T = Y - Phi x                [n, C], rounded by at most `output_error`  (2-norm per column)
+    rho = Phi^T T - p x + shift  [K, C], rounded by at most `adjoint_error`, given the T that was computed
+
+The two errors are kept apart because they reach the solution by different ways (see `stability.py`).  Both are
+`gamma |Phi| |x|` and `gamma |Phi|^T |T|` summed by the Cauchy-Schwarz inequality.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.doubled import Doubled
+from ntkla.linalg.precision import TINY64, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.products import add_matmul, pieced_gamma, pieced_matmul
+
+
+@dataclass(frozen=True)
+class NormalProblem:
+    """`(Phi^T Phi + diag(sum of diagonals)) X = Phi^T targets + shift`.
+
+    Attributes:
+        design: Phi, n x K.
+        targets: float64 [n, C].
+        diagonals: float64 [K] each; their exact sum is the penalty.
+        shift: Doubled [K, C], or None for zero.
+        frobenius: upper bound of ||Phi||_F.
+    """
+
+    design: DesignMatrix
+    targets: torch.Tensor
+    diagonals: tuple[torch.Tensor, ...]
+    shift: Doubled | None
+    frobenius: float
+
+    def small_terms(self, x: Doubled) -> torch.Tensor:
+        """Upper bound of ||p x|| + ||shift|| per column."""
+        penalty = sum(float(d.abs().max()) for d in self.diagonals)
+        magnitude = penalty * norm_upper(x.high, dim=0)
+        return magnitude if self.shift is None else magnitude + norm_upper(self.shift.high, dim=0)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """The residual at a trial solution, and what its rounding can be.
+
+    Attributes:
+        value: rho, float64 [K, C].
+        outputs: T rounded to float64 [n, C], when it was asked for.
+        output_error, adjoint_error: 2-norm bounds per column, [C], of the two roundings named above.
+        output_norm: upper bound of the computed ||T||, [C].
+    """
+
+    value: torch.Tensor
+    outputs: torch.Tensor | None
+    output_error: torch.Tensor
+    adjoint_error: torch.Tensor
+    output_norm: torch.Tensor
+
+
+def plain_residual(problem: NormalProblem, x: Doubled) -> Residual:
+    """rho in float64, x rounded to its high part.  Cost: 4 n K C operations, one pass over the features."""
+    rho = torch.zeros_like(x.high) if problem.shift is None else problem.shift.high.clone()
+    squares = torch.zeros_like(x.high[0])
+    for rows, block in problem.design.blocks():
+        t = problem.targets[rows] - pieced_matmul(block, x.high)
+        squares += norm_upper(t, dim=0) ** 2
+        add_matmul(rho, block.T, t)
+    for diagonal in problem.diagonals:
+        rho.addcmul_(diagonal[:, None], x.high, value=-1.0)
+    output_norm = rounded_up(squares.sqrt())
+    output_error = plain_output_error(problem, norm_upper(x.high, dim=0))
+    return Residual(rho, None, output_error, _plain_adjoint_error(problem, x, output_norm), output_norm)
+
+
+def plain_output_error(problem: NormalProblem, x_norm: torch.Tensor) -> torch.Tensor:
+    """Bound of the rounding of `T = Y - Phi x` in float64; gamma has a rounding to spare for dropping x.low."""
+    y_norm = norm_upper(problem.targets, dim=0)
+    rounding = pieced_gamma(problem.design.columns) * problem.frobenius * x_norm + U64 * y_norm
+    return rounded_up(rounding + output_underflow(problem, x_norm, products=1))
+
+
+def _plain_adjoint_error(problem: NormalProblem, x: Doubled, output_norm: torch.Tensor) -> torch.Tensor:
+    """Bound of the rounding of `Phi^T T - p x + shift`: one sum over the rows, and at most six terms more."""
+    magnitude = problem.frobenius * output_norm + problem.small_terms(x)
+    rounding = gamma(problem.design.summands + 8) * magnitude
+    return rounded_up(rounding + adjoint_underflow(problem, output_norm, products=1))
+
+
+def output_underflow(problem: NormalProblem, x_norm: torch.Tensor, products: int) -> torch.Tensor:
+    """What T may lose: products that underflow, and subnormal numbers that flushed arithmetic drops."""
+    design = problem.design
+    dropped = x_norm * design.flushed_mass() + TINY64 * math.sqrt(design.columns) * problem.frobenius
+    return dropped + 8 * products * design.columns * TINY64 * math.sqrt(design.rows)
+
+
+def adjoint_underflow(problem: NormalProblem, output_norm: torch.Tensor, products: int) -> torch.Tensor:
+    """What rho may lose, in the same way."""
+    design = problem.design
+    dropped = output_norm * design.flushed_mass() + TINY64 * math.sqrt(design.rows) * problem.frobenius
+    return dropped + 8 * products * design.rows * TINY64 * math.sqrt(design.columns)
