@@ -1,0 +1,23 @@
+"""The entry point `ntkla`: loads the commands, or says which extra brings what they need."""
+
+from __future__ import annotations
+
+import sys
+
+from ntkla.app.failures import EXIT_ERROR, missing_line
+
+
+def main() -> None:
+    """Runs the command line; exit code 0 when all went well, 2 for an error that a person can mend."""
+    try:
+        from ntkla.app.commands import app
+    except ModuleNotFoundError as cause:
+        if cause.name != "typer":
+            raise
+        print(f"ntkla: {missing_line(cause, 'cli')}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+    app(prog_name="ntkla")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What goes wrong at the command line, as one readable line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+
+from ntkla.linalg.errors import NtklaError
+
+EXIT_ERROR = 2
+
+
+class MissingPackageError(NtklaError, ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+
+class OutputError(NtklaError, OSError):
+    """A file or folder cannot be written."""
+
+
+class DataError(NtklaError, ValueError):
+    """A file that came with a package does not hold what it should."""
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """Imports an optional module.
+
+    Raises:
+        MissingPackageError: when its package is not installed, naming the extra of ntkla that installs it.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as cause:
+        raise MissingPackageError(missing_line(cause, extra)) from cause
+
+
+def missing_line(cause: ModuleNotFoundError, extra: str) -> str:
+    """The sentence that says which package is missing and what to type."""
+    return f"the package '{cause.name}' is not installed. Install what this command needs: pip install 'ntkla[{extra}]'"
+
+
+@contextmanager
+def readable_errors(debug: bool) -> Iterator[None]:
+    """Turns an NtklaError inside the block into one line on stderr and exit code 2; with `debug` it passes through."""
+    try:
+        yield
+    except NtklaError as error:
+        if debug:
+            raise
+        print(f"ntkla: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(EXIT_ERROR) from None

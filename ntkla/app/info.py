@@ -1,0 +1,127 @@
+"""What `ntkla info` says: versions, devices, threads, linear algebra, and what each primitive runs here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import textwrap
+from importlib import metadata
+
+import torch
+
+import ntkla
+from ntkla.app import cache
+from ntkla.app.failures import MissingPackageError
+from ntkla.linalg.precision import flushes_subnormals
+
+_NEEDED = ("torch", "numpy", "scipy")
+_OPTIONAL = (
+    "triton",
+    "typer",
+    "rich",
+    "safetensors",
+    "platformdirs",
+    "matplotlib",
+    "mlxtend",
+    "efficientnet_lite_pytorch",
+)
+
+
+def describe() -> str:
+    """The whole report, as lines of at most 100 columns; needs no optional package and no GPU."""
+    sections = {
+        "versions": _versions(),
+        "devices": _devices(),
+        "threads": _threads(),
+        "linear algebra": _linear_algebra(),
+        "primitives": _primitives(),
+        "cache": _cache(),
+    }
+    lines = []
+    for title, entries in sections.items():
+        lines += [title, *(_wrapped(f"  {name:<27}", value) for name, value in entries)]
+    return "\n".join(lines)
+
+
+def _wrapped(start: str, value: str) -> str:
+    return textwrap.fill(value, 100, initial_indent=start, subsequent_indent=" " * len(start))
+
+
+Entries = list[tuple[str, str]]
+
+
+def _versions() -> Entries:
+    entries = [("ntkla", ntkla.__version__), ("python", f"{platform.python_version()} on {platform.platform()}")]
+    for package in (*_NEEDED, *_OPTIONAL):
+        try:
+            entries.append((package, metadata.version(package)))
+        except metadata.PackageNotFoundError:
+            entries.append((package, "not installed"))
+    return entries
+
+
+def _devices() -> Entries:
+    entries = [("cpu", f"{_processor()}, float64: yes")]
+    if not torch.cuda.is_available():
+        return [*entries, ("cuda", "none" if torch.version.cuda else "none (this PyTorch was built without it)")]
+    for index in range(torch.cuda.device_count()):
+        p = torch.cuda.get_device_properties(index)
+        entries.append(
+            (f"cuda:{index}", f"{p.name}, {p.total_memory / 1e9:.1f} GB, sm_{p.major}{p.minor}, float64: yes")
+        )
+    return entries
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            named = re.search(r"^model name\s*: (.+)$", file.read(), re.MULTILINE)
+    except OSError:
+        named = None
+    return named.group(1) if named else platform.processor() or platform.machine()
+
+
+def _threads() -> Entries:
+    count = os.cpu_count() or 1
+    set_by = [f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ]
+    return [
+        ("torch", f"{torch.get_num_threads()} of {count} processors" + (f" ({', '.join(set_by)})" if set_by else ""))
+    ]
+
+
+def _linear_algebra() -> Entries:
+    built = torch.__config__.show()
+    blas = re.search(r"BLAS_INFO=(\w+)", built)
+    lapack = re.search(r"LAPACK_INFO=(\w+)", built)
+    return [
+        ("torch BLAS, LAPACK", f"{blas.group(1) if blas else 'unknown'}, {lapack.group(1) if lapack else 'unknown'}"),
+        ("float32 products", f"precision '{torch.get_float32_matmul_precision()}' (bounds do not depend on it)"),
+        ("subnormal numbers", "flushed to zero (bounds allow for it)" if flushes_subnormals() else "kept"),
+    ]
+
+
+def _primitives() -> Entries:
+    """What each primitive ran on a tiny example, for each type of input."""
+    forced = os.environ.get("NTKLA_BACKEND")
+    why = f"NTKLA_BACKEND={forced}" if forced else "automatic choice"
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    entries = []
+    for device in devices:
+        for dtype in (torch.float64, torch.float32, torch.bfloat16):
+            x = torch.ones((2, 2), dtype=dtype, device=device)
+            for name, call in (("gram", ntkla.gram), ("normal_matmul", lambda x: ntkla.normal_matmul(x, x))):
+                try:
+                    call(x)
+                    ran = f"{ntkla.last_dispatch()} ({why})"
+                except ntkla.NtklaError as error:
+                    ran = f"refused ({why}): {error}"
+                entries.append((f"{name} {device} {str(dtype).removeprefix('torch.')}", ran))
+    return entries
+
+
+def _cache() -> Entries:
+    try:
+        return [("folder", str(cache.folder()))]
+    except MissingPackageError as error:
+        return [("folder", str(error))]

