@@ -32,6 +32,7 @@ from ntkla.testing.ball_spectrum import eigenvalues, gram_eigenvalues
 from ntkla.testing.ball_training import gradient_descent, gradient_flow
 from ntkla.testing.balls import BallPrecisionError, Exact, ball_matrix, design_matrix, working_precision
 from ntkla.testing.exact import dyadic, dyadic_number
+from ntkla.testing.planted import hadamard_basis, planted_components, planted_energies, planted_features
 from ntkla.testing.references import (
     dense_drift_dual,
     dense_drift_kronecker,
@@ -111,6 +112,7 @@ __all__ = [
     "gradient_descent",
     "gradient_flow",
     "gram_eigenvalues",
+    "hadamard_basis",
     "head_update",
     "hostile_states",
     "laid_out",
@@ -118,6 +120,9 @@ __all__ = [
     "looped_gradient_descent",
     "mean_eigenvalue",
     "minimum_norm_solution",
+    "planted_components",
+    "planted_energies",
+    "planted_features",
     "problems",
     "relative_drift_bound",
     "ridge_problems",
