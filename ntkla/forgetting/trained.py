@@ -33,7 +33,7 @@ from ntkla.forgetting.filters import filter_values
 from ntkla.forgetting.gains import Gains, gains, peaks
 from ntkla.forgetting.training import GradientDescent, Training
 from ntkla.linalg import checks
-from ntkla.linalg.accurate import Bounded, accurate_adjoint, accurate_normal_matrix, accurate_sum
+from ntkla.linalg.accurate import PANEL, Bounded, accurate_adjoint, accurate_normal_matrix, accurate_sum
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.diagonalization import Diagonalization, certified, diagonalize
 from ntkla.linalg.doubled import two_product
@@ -148,9 +148,13 @@ def trained_update(
 
 
 def memory_estimate(design: DesignMatrix, outputs: int) -> int:
-    """Bytes at the peak, beside the inputs: ten squares (A, Q, R, slices of A, what `eigh` needs) and the rest."""
+    """Bytes at the peak, beside the inputs.
+
+    Eight squares (A, Q, R, the slices of A, what `eigh` works in), a panel of columns with its slices and products, a
+    block of rows with the same, and the arrays of the update's size.
+    """
     k, c, m = design.columns, outputs, min(design.block_rows, design.rows)
-    return 8 * (10 * k * k + 16 * k * c + m * (4 * k + 8 * c))
+    return 8 * (8 * k * k + 14 * k * min(k, PANEL) + m * (4 * k + 8 * c) + 16 * k * c)
 
 
 def _hessian(normal: BoundedMatrix, penalties: torch.Tensor, decays: torch.Tensor) -> BoundedMatrix:

@@ -28,7 +28,7 @@ from ntkla.linalg.refine import HIGHEST_LEVEL, NEGLIGIBLE
 from ntkla.linalg.slicing import SIGNIFICAND, cut, exponents, length_bits, product_terms, right_factors, slice_bits
 
 # Columns of the right factor whose slices and products are held at a time.
-_PANEL = 512
+PANEL = 256
 # A column is accurate when its error is at most this many roundings of its norm.
 _FEW = 4
 
@@ -41,7 +41,7 @@ class Bounded(NamedTuple):
 
 
 def accurate_sum(a: torch.Tensor, b: torch.Tensor, terms: list[torch.Tensor], level: int = 1) -> Bounded:
-    """`a b + sum(terms)` for float64 a [m, K], b [K, c] and terms [m, c]; at most 512 columns are best.
+    """`a b + sum(terms)` for float64 a [m, K], b [K, c] and terms [m, c]; at most 256 columns are best.
 
     Cost: `(level + 1) (level + 2) m K c` operations.
     """
@@ -99,8 +99,8 @@ def accurate_normal_matrix(design: DesignMatrix) -> BoundedMatrix:
     k = design.columns
     matrix = torch.empty((k, k), dtype=torch.float64, device=design.device)
     errors = []
-    for start in range(0, k, _PANEL):
-        columns = slice(start, start + _PANEL)
+    for start in range(0, k, PANEL):
+        columns = slice(start, start + PANEL)
         panel = _total_of(accurate_sum(block.T, block[:, columns], []) for _, block in design.blocks())
         matrix[:, columns] = panel.value
         errors.append(panel.error)
@@ -128,8 +128,8 @@ def eigen_residual(matrix: torch.Tensor, vectors: torch.Tensor, values: torch.Te
     """`A Q - Q diag(values)` for A [K, K], Q [K, m], values [m].  Cost: 6 K^2 m operations."""
     value = torch.empty_like(vectors)
     errors: list[torch.Tensor] = []
-    for start in range(0, vectors.shape[1], _PANEL):
-        columns = slice(start, start + _PANEL)
+    for start in range(0, vectors.shape[1], PANEL):
+        columns = slice(start, start + PANEL)
         scaled = two_product(vectors[:, columns], values[columns])
         part = accurate_sum(matrix, vectors[:, columns], [-scaled.high, -scaled.low])
         value[:, columns] = part.value
