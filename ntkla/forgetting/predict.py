@@ -194,6 +194,7 @@ def _optimum(old: DesignMatrix, solve: NormalSolve) -> Forgetting:
         wanted = solve.error.size() * room / drift.from_update / 4
         solution.reach(lambda _: wanted)
         drift = drift_of(old, solution.x.high, solve.error, sizes)
+        scale = drift_scale(old, solution.x.high, drift, float(norm_upper(drift.bound)) / tolerance)
     relative = ratio(float(norm_upper(drift.bound)), scale)
     error = solve.error
     update_bound = error.weights

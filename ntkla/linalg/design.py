@@ -120,7 +120,11 @@ class DesignMatrix:
         flushed = float(torch.finfo(self.features.dtype).tiny) if self._flushed else 0.0
         # Squares below the smallest normal number may vanish, and flushed arithmetic drops the stored subnormals.
         dropped = 0.0 if least > 0 else math.sqrt(count) * 2.0**-511
+        vanished = norms < _ALL_BUT_ZERO
         norms = norms * (1.0 + rounding) + (dropped + math.sqrt(count) * flushed)
+        if bool(vanished.any()):
+            # Rows of zeros, most of all: their bound must not be what other rows may have lost.
+            norms[vanished] = norm_upper(widened(self.features[vanished]), dim=1)
         return (torch.hypot(norms, torch.ones_like(norms)) if self.bias else norms) * SHORT_CHAIN
 
     def frobenius(self) -> float:

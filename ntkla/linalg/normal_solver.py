@@ -178,7 +178,7 @@ def _candidates(problem: NormalProblem, penalty: float, free_bias: bool, route: 
 
 
 def ratio(bound: float, scale: float) -> float:
-    """A bound relative to a scale; zero when both vanish to within underflow."""
+    """A bound relative to a scale; zero when both vanish to within underflow, infinite when one of them overflowed."""
     if bound <= NEGLIGIBLE:
         return 0.0
-    return bound / scale if scale > 0 else math.inf
+    return bound / scale if scale > 0 and math.isfinite(bound) and math.isfinite(scale) else math.inf
