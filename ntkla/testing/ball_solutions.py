@@ -15,12 +15,12 @@ import torch
 from ntkla.testing.balls import Exact, ball, ball_matrix, design_integers, design_matrix, diagonal, flint, stack
 
 
-def diagonal_of(value: float, columns: int, bias: bool, penalize_bias: bool) -> Any:
-    """`value` on the diagonal, with 0 for an unpenalised bias in the last place: an `arb_mat` [columns, columns]."""
-    values = [ball(value)] * columns
+def penalties(terms: list[float], columns: int, bias: bool, penalize_bias: bool) -> list[Any]:
+    """The sum of `terms` for every column, as balls, with 0 for an unpenalised bias in the last place."""
+    values = [sum((ball(term) for term in terms), flint().arb(0))] * columns
     if bias and not penalize_bias:
         values[-1] = flint().arb(0)
-    return diagonal(values)
+    return values
 
 
 def ridge_solution(
@@ -39,10 +39,22 @@ def ridge_solution(
 
     def compute() -> Any:
         phi = design_matrix(features, bias)
-        normal = phi.transpose() * phi + diagonal_of(ridge, phi.ncols(), bias, penalize_bias)
-        return normal.solve(phi.transpose() * ball_matrix(targets), algorithm="lu")
+        penalty = penalties([ridge], phi.ncols(), bias, penalize_bias)
+        return regularised_solve(phi, penalty, phi.transpose() * ball_matrix(targets))
 
     return Exact(compute)
+
+
+def regularised_solve(phi: Any, penalty: list[Any], right: Any) -> Any:
+    """(Phi^T Phi + diag(penalty))^-1 right, [K, C], at the working precision.
+
+    Many more columns than rows with one penalty p take `(v - Phi^T (Phi Phi^T + p I)^-1 Phi v) / p` instead.
+    """
+    p = penalty[0]
+    if phi.ncols() > 2 * phi.nrows() and p > 0 and all(other == p for other in penalty):
+        gram = phi * phi.transpose() + diagonal([p] * phi.nrows())
+        return (right - phi.transpose() * gram.solve(phi * right, algorithm="lu")) * (1 / p)
+    return (phi.transpose() * phi + diagonal(penalty)).solve(right, algorithm="lu")
 
 
 def ridge_solution_dual(features: torch.Tensor, targets: torch.Tensor, *, ridge: float, bias: bool = False) -> Exact:
@@ -113,15 +125,12 @@ def head_update(
 
     def compute() -> Any:
         phi = design_matrix(features_new, bias)
-        total = ball(ridge) + ball(weight_decay)
-        values = [total] * phi.ncols()
-        if bias and not penalize_bias:
-            values[-1] = flint().arb(0)
         gradient = phi.transpose() * ball_matrix(residual_new)
         if head_weight is not None and weight_decay > 0:
-            decay = diagonal_of(weight_decay, phi.ncols(), bias, penalize_bias)
-            gradient = gradient + decay * start_matrix(head_weight, head_bias, bias)
-        return -(phi.transpose() * phi + diagonal(values)).solve(gradient, algorithm="lu")
+            decay = penalties([weight_decay], phi.ncols(), bias, penalize_bias)
+            gradient = gradient + diagonal(decay) * start_matrix(head_weight, head_bias, bias)
+        total = penalties([ridge, weight_decay], phi.ncols(), bias, penalize_bias)
+        return -regularised_solve(phi, total, gradient)
 
     return Exact(compute)
 

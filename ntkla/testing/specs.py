@@ -27,6 +27,10 @@ class _Short:
         shown = [f"{name}={value!r}" for name, value, default in fields if value != default]
         return f"{type(self).__name__}({', '.join(shown)})"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Hypothesis and IPython print this line instead of every field."""
+        printer.text(repr(self))
+
 
 @dataclass(frozen=True, repr=False)
 class FeatureSpec(_Short):

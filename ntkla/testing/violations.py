@@ -219,10 +219,12 @@ def update_with_bias(forgetting: Forgetting) -> torch.Tensor:
 
 
 def relative_drift_bound(forgetting: Forgetting, features_old: torch.Tensor) -> float:
-    """||error_bound|| over max(||dF||, || |Phi_A| |dW|^T ||) in Frobenius norms; 0 for 0/0."""
+    """||error_bound|| over max(||dF||, || |Phi_A| |dW|^T ||) in Frobenius norms; 0 for 0/0, inf on overflow."""
     magnitudes = features_old.to(torch.float64).abs() @ forgetting.head_update.T.abs()
     if forgetting.bias_update is not None:
         magnitudes = magnitudes + forgetting.bias_update.abs()
     bound = float(torch.linalg.vector_norm(forgetting.error_bound))
     scale = max(float(torch.linalg.vector_norm(forgetting.drift)), float(torch.linalg.vector_norm(magnitudes)))
-    return bound / scale if scale > 0 else (math.inf if bound > 0 else 0.0)
+    if bound == 0:
+        return 0.0
+    return bound / scale if scale > 0 and math.isfinite(bound) and math.isfinite(scale) else math.inf

@@ -1,0 +1,141 @@
+"""The oracle of the soundness suites: what every result must satisfy, stated once.
+
+`test_planted.py` breaks the library on purpose and demands that these same functions notice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from hypothesis import settings
+
+from ntkla.forgetting.predict import Forgetting, predict_forgetting
+from ntkla.forgetting.training import GradientDescent, GradientFlow
+from ntkla.linalg.precision import SHORT_CHAIN
+from ntkla.linalg.refine import NEGLIGIBLE
+from ntkla.linalg.ridge import RidgeSolution, ridge_solve
+from ntkla.testing import (
+    Comparison,
+    Exact,
+    Problem,
+    RidgeProblem,
+    check_forgetting,
+    check_ridge,
+    compare,
+    compare_columns,
+    drift_of,
+    gradient_descent,
+    gradient_flow,
+    relative_drift_bound,
+    update_with_bias,
+)
+
+
+def fewer(factor: int) -> settings:
+    """Settings with the profile's number of examples over `factor`: for tests that are run many times over."""
+    return settings(max_examples=max(4, settings.default.max_examples // factor))
+
+
+def solve(problem: RidgeProblem, **options: Any) -> RidgeSolution:
+    """The library's answer."""
+    return ridge_solve(**problem.arguments(), **options)
+
+
+def forecast(problem: Problem, **options: Any) -> Forgetting:
+    """The library's answer."""
+    return predict_forgetting(**problem.arguments(), **options)
+
+
+def assert_no_nan(result: Any) -> None:
+    """No NaN in any number or tensor of a result, at any depth."""
+    if isinstance(result, torch.Tensor):
+        assert not bool(torch.isnan(result).any()), result
+    elif isinstance(result, float):
+        assert not math.isnan(result)
+    elif dataclasses.is_dataclass(result):
+        for field in dataclasses.fields(result):
+            assert_no_nan(getattr(result, field.name))
+
+
+def assert_all_sound(verdicts: tuple[Comparison, ...]) -> None:
+    """Every bound was proved to hold."""
+    for verdict in verdicts:
+        assert verdict.sound, verdict
+
+
+def judge_ridge(problem: RidgeProblem, solution: RidgeSolution) -> None:
+    """The exact solution lies within the bound of every entry; the shapes and types are those that are documented."""
+    assert_no_nan(solution)
+    assert solution.solution.shape == solution.error_bound.shape == (problem.design.features, problem.outputs)
+    assert solution.solution.dtype == solution.error_bound.dtype == torch.float64
+    assert (solution.bias is None) == (not problem.bias)
+    assert bool((solution.error_bound >= 0).all())
+    assert_all_sound(check_ridge(solution, problem))
+    _judge_status(solution, solution.diagnostics.relative_bound)
+
+
+def judge_forgetting(problem: Problem, forgetting: Forgetting) -> None:
+    """The exact drift and head update lie within their bounds; the shapes and types are those that are documented."""
+    assert_no_nan(forgetting)
+    assert forgetting.drift.shape == forgetting.error_bound.shape == (problem.old.n, problem.outputs)
+    assert forgetting.head_update.shape == (problem.outputs, problem.new.features)
+    assert forgetting.drift.dtype == forgetting.error_bound.dtype == torch.float64
+    assert (forgetting.bias_update is None) == (not problem.bias)
+    assert bool((forgetting.error_bound >= 0).all())
+    assert_all_sound(check_forgetting(forgetting, problem))
+    judge_relative(problem, forgetting)
+
+
+def judge_relative(problem: Problem, forgetting: Forgetting) -> None:
+    """The relative bound that is reported is at least the one recomputed here, and agrees with the status."""
+    reported = forgetting.relative_bound
+    if float(forgetting.error_bound.max()) > NEGLIGIBLE:
+        relative = relative_drift_bound(forgetting, problem.features_old)
+        assert relative <= reported * SHORT_CHAIN, f"the relative bound is {relative!r}, and {reported!r} was reported"
+    _judge_status(forgetting, reported)
+
+
+def _judge_status(result: RidgeSolution | Forgetting, relative: float) -> None:
+    code, tolerance = result.status.code, result.diagnostics.tolerance
+    infinite = bool(result.error_bound.isinf().any())
+    assert code in ("certified", "above_tolerance", "rank_deficient", "uncertified"), code
+    assert (code == "certified") == (relative <= tolerance), f"{code} with a relative bound of {relative!r}"
+    assert not infinite or code in ("rank_deficient", "uncertified"), f"{code} with an infinite bound"
+
+
+def exact_training(problem: Problem, training: GradientDescent | GradientFlow) -> Exact:
+    """dW^T after training that stops early, by the optimiser's own steps in ball arithmetic."""
+    mask = [1.0] * problem.new.features + ([1.0 if problem.penalize_bias else 0.0] if problem.bias else [])
+    start = None
+    if problem.head_weight is not None:
+        start = problem.head_weight.T
+        if problem.head_bias is not None:
+            start = torch.cat([start, problem.head_bias[None]])
+    shared = {
+        "bias": problem.bias,
+        "penalties": [problem.ridge * m for m in mask],
+        "decays": [problem.weight_decay * m for m in mask],
+        "start": start,
+    }
+    arrays = (problem.features_new, problem.residual_new)
+    if isinstance(training, GradientFlow):
+        return gradient_flow(*arrays, time=training.time, **shared)
+    return gradient_descent(*arrays, **dataclasses.asdict(training), **shared)
+
+
+def judge_training(problem: Problem, training: GradientDescent | GradientFlow, forgetting: Forgetting) -> None:
+    """The same for training that stops early."""
+    assert_no_nan(forgetting)
+    update = exact_training(problem, training)
+    drift = drift_of(problem.features_old, update, bias=problem.bias)
+    computed = update_with_bias(forgetting)
+    assert_all_sound(
+        (
+            compare(forgetting.drift, forgetting.error_bound, drift, "trained drift"),
+            compare_columns(computed, forgetting.update_error_bound, update, "trained update"),
+        )
+    )
+    judge_relative(problem, forgetting)

@@ -1,0 +1,71 @@
+"""Every failure that was found, pinned: the cases that once broke a bound, a promise or an input check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hypothesis import example
+
+from ntkla.testing import FeatureSpec, Problem, RidgeProblem
+
+
+def pinned(cases: Sequence[Any]) -> Callable[[Any], Any]:
+    """A decorator that adds every case as an `@example`."""
+
+    def decorate(test: Any) -> Any:
+        for case in cases:
+            test = example(case)(test)
+        return test
+
+    return decorate
+
+
+RIDGE_SOUND = (
+    # The start was taken for a measured solution when its size fell below the goal.
+    RidgeProblem(
+        FeatureSpec(2, 1, "rank_one", condition=1e15, seed=6147, layout="strided", scale=1e-300),
+        2,
+        targets_kind="in_span",
+        targets_scale=1e3,
+        seed=17293,
+        ridge_relative=1e-15,
+    ),
+    RidgeProblem(
+        FeatureSpec(5, 1, "clustered", condition=1e6, seed=2498, dtype="bfloat16", layout="transposed", scale=1e-3),
+        targets_kind="orthogonal",
+        targets_scale=1e-12,
+        seed=9,
+        ridge_relative=1e-6,
+        route="primal",
+    ),
+    RidgeProblem(
+        FeatureSpec(9, 1, "rank_one", condition=1e6, seed=1048576, layout="expanded", scale=1e-6, twist="twin_rows"),
+        2,
+        targets_kind="orthogonal",
+        seed=885,
+        ridge_relative=0.1,
+        route="dual",
+    ),
+    # One row in an unusual layout could not be read as bytes.
+    RidgeProblem(FeatureSpec(1, 1, "zero", layout="offset"), ridge_relative=1e-12, bias=True, penalize_bias=False),
+    RidgeProblem(FeatureSpec(1, 8, "low_rank", twist="zero_row_and_column", scale=1e-3), 2, route="dual"),
+)
+
+RIDGE_CERTIFIED = (
+    # Zero features: the rounding of the targets was carried over to a solution that is exactly zero.
+    RidgeProblem(FeatureSpec(9, 9, "zero", dtype="bfloat16", layout="offset"), 4, targets_dtype="bfloat16"),
+    RidgeProblem(FeatureSpec(1, 1, "clustered", scale=1e3, twist="zero_row_and_column"), ridge_relative=0.1),
+    # A zero output beside others had the slice exponent of one, not the least.
+    RidgeProblem(
+        FeatureSpec(9, 9, "clustered", condition=1e10, layout="expanded", scale=1e-12, twist="twin_columns"),
+        2,
+        targets_kind="one_output",
+        targets_scale=1e-12,
+        ridge_relative=0.1,
+    ),
+)
+
+FORGETTING_SOUND: tuple[Problem, ...] = ()
+
+FORGETTING_CERTIFIED: tuple[Problem, ...] = ()
