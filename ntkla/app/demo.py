@@ -96,28 +96,28 @@ def _progress(notes: Console) -> Progress:
 
 
 def introduction(tasks: Sequence[SplitTask], plan: Plan, backbone: str) -> str:
-    """What is about to happen, in a few lines of at most 100 columns."""
-    first = tasks[0]
-    features = first.train_features.shape[1]
+    """What is about to happen; one line a paragraph, for the console to wrap."""
+    train, test = len(tasks[0].train_labels), len(tasks[0].test_labels)
+    features = tasks[0].train_features.shape[1]
     return f"""\
-Split-MNIST: {len(tasks)} tasks of two digits, each with {len(first.train_labels)} training and \
-{len(first.test_labels)} held-out images. One linear
-head with {CLASSES} outputs learns them one after another on {features} frozen features ({backbone}).
-Before each new task, its effect on every earlier one is forecast. Then the head is really trained.
-  optimum: ridge = {plan.ridge_share:g} x mean eigenvalue of the new task; the fact is one direct QR solve
-  sgd:     {plan.steps} full-batch steps of torch.optim.SGD in float64, momentum {plan.momentum:g};
-           this head is the one that goes on to the next task
+Split-MNIST: {len(tasks)} tasks of two digits, each with {train} training and {test} held-out images. \
+One linear head with {CLASSES} outputs learns them one after another on {features} frozen features ({backbone}). \
+Before each new task, its effect on every earlier one is forecast. \
+Then the head is really trained, and fact is compared with forecast.
+
+optimum: ridge {plan.ridge_share:g} of the mean eigenvalue of the new task; the fact is one direct QR solve
+sgd: {plan.steps} full-batch steps of torch.optim.SGD in float64, momentum {plan.momentum:g}; this head is carried on
 """
 
 
 def conclusion(comparisons: Sequence[Comparison]) -> str:
-    """The verdict over all rows."""
+    """The verdict over all rows; one line a paragraph, for the console to wrap."""
     rows = [c.row() for c in comparisons]
     held = sum(c.holds for c in comparisons)
     worst = max(row.max_difference for row in rows)
     agreed = sum(row.accuracy_forecast == row.accuracy_after for row in rows)
     return f"""
-{held} of {len(rows)} forecasts agree with the training that followed, output by output, within what was proved
-beforehand plus the rounding of that training itself. Largest difference anywhere: {worst:.1e}.
+{held} of {len(rows)} forecasts agree with the training that followed, output by output, within the bound that was \
+proved beforehand plus the rounding of that training itself. The largest difference anywhere is {worst:.1e}. \
 {agreed} of {len(rows)} accuracies came out exactly as forecast.
 """

@@ -7,8 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from ntkla.app import sequence
 from ntkla.app.comparison import OPTIMUM, SGD
 from ntkla.app.sequence import Plan, run_sequence, total_steps
+from ntkla.forgetting.predict import predict_forgetting
 
 
 def test_every_pair_and_both_trainings(comparisons):
@@ -62,3 +64,12 @@ def test_progress_is_told_as_often_as_announced(small_tasks):
     run_sequence(small_tasks[:2], 6, Plan(steps=2), told.append)
     assert len(told) == total_steps(2)
     assert told[-1] == "training to the sgd on 2/3"
+
+
+def test_a_planted_error_in_the_library_fails_every_row(small_tasks, monkeypatch):
+    def moved(*arguments, **options):
+        found = predict_forgetting(*arguments, **options)
+        return dataclasses.replace(found, drift=found.drift + 1e-8)
+
+    monkeypatch.setattr(sequence, "predict_forgetting", moved)
+    assert not any(c.holds for c in run_sequence(small_tasks[:2], 6, Plan(steps=5), lambda what: None))
