@@ -10,9 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ntkla.forgetting.decompose import decompose
-from ntkla.forgetting.predict import predict_forgetting
+from ntkla.forgetting.predict import Forgetting, predict_forgetting
 from ntkla.forgetting.predictions import Flips, Predictions
 from ntkla.forgetting.ranks import effective_rank, vulnerable_rank
 from ntkla.forgetting.report import ForgettingReport
@@ -66,29 +67,17 @@ def forecast(
     """
     _check(old, new, head)
     seconds: dict[str, float] = {}
-    bias = head.bias is not None
+    pulls = {"ridge": ridge, "penalize_bias": penalize_bias, "weight_decay": weight_decay}
     with _timed("total", seconds):
         with _timed("drift", seconds):
-            residual = new_residual(new, head)
-            found = predict_forgetting(
-                old.features,
-                new.features,
-                residual.value,
-                ridge=ridge,
-                bias=bias,
-                penalize_bias=penalize_bias,
-                weight_decay=weight_decay,
-                head=head,
-                training=training,
-                residual_error=residual.error,
-                route=route,
-                tol=tol,
-            )
+            found = _drift(old, new, head, training=training, route=route, tol=tol, **pulls)
         with _timed("modes", seconds):
-            modes = _old_modes(old, bias, modes)
+            modes = _old_modes(old, head.bias is not None, modes)
             parts = decompose(found.drift, modes, error_bound=found.error_bound, tol=tol)
         before = Predictions(*head.predict(old.features))
         after = before.moved(found.drift, found.error_bound)
+        ranks = {"r_50": parts.rank(0.5), "r_90": parts.rank(0.9)}
+        ranks |= {"k_G": effective_rank(modes, q=q), "k_star": vulnerable_rank(modes, head.outputs, q)}
     return ForgettingReport(
         drift=found.drift,
         error_bound=found.error_bound,
@@ -97,16 +86,27 @@ def forecast(
         accuracy_before=None if old.labels is None else before.accuracy(old.labels),
         accuracy_forecast=None if old.labels is None else after.accuracy(old.labels),
         flips=Flips.between(before, after),
-        r_50=parts.rank(0.5),
-        r_90=parts.rank(0.9),
-        k_G=effective_rank(modes, q=q),
-        k_star=vulnerable_rank(modes, head.outputs, q),
+        **ranks,
         forgetting=found,
         decomposition=parts,
         modes=modes,
         training=_in_words(training, ridge, weight_decay),
         seconds=seconds,
         status=found.status,
+    )
+
+
+def _drift(old: Task, new: Task, head: LinearHead, **settings: Any) -> Forgetting:
+    """`predict_forgetting` with the residual that the head leaves on the new task, its rounding included."""
+    residual = new_residual(new, head)
+    return predict_forgetting(
+        old.features,
+        new.features,
+        residual.value,
+        residual_error=residual.error,
+        bias=head.bias is not None,
+        head=head,
+        **settings,
     )
 
 

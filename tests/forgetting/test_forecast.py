@@ -17,7 +17,7 @@ from ntkla.forgetting.tasks import LinearHead, Task
 from ntkla.forgetting.training import GradientDescent, GradientFlow
 from ntkla.linalg.errors import ArgumentError, DtypeError, RidgeError, ShapeError, UndecidedError
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, U64, gamma
-from ntkla.testing import Exact, FeatureSpec, Problem, compare, problems
+from ntkla.testing import Exact, FeatureSpec, Problem, ambient_state, compare, hostile_states, problems
 from ntkla.testing.balls import ball, ball_matrix, design_matrix, diagonal, flint
 from ntkla.testing.spectra import normal
 
@@ -263,3 +263,16 @@ def test_text_and_dictionary() -> None:
 def test_bad_input_is_named(old: object, new: object, head: object, setting: dict, error: type[Exception]) -> None:
     with pytest.raises(error):
         forecast(old, new, head, **{"ridge": 1.0, **setting})
+
+
+@pytest.mark.parametrize("state", sorted(hostile_states()))
+def test_ambient_state_changes_nothing_but_bits(state: str) -> None:
+    """Each forecast holds under each hostile state, and differs from the ordinary one by no more than both bounds."""
+    settings = {"ridge": 1.0, "training": GradientDescent(1e-4, 50, 0.9)}
+    ordinary, before = forecast(OLD, NEW, HEAD, **settings), ambient_state()
+    with hostile_states()[state]():
+        hostile = forecast(OLD, NEW, HEAD, **settings)
+    assert ambient_state() == before
+    assert bool(((hostile.drift - ordinary.drift).abs() <= hostile.error_bound + ordinary.error_bound).all())
+    assert float(hostile.accuracy_forecast) == float(ordinary.accuracy_forecast)
+    assert hostile.r_90.value == ordinary.r_90.value

@@ -1,0 +1,94 @@
+"""Sums and eigendecompositions beyond float64 against ball arithmetic."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ntkla.linalg.accurate import accurate_adjoint, accurate_normal_matrix, accurate_outputs, accurate_sum
+from ntkla.linalg.design import DesignMatrix, widened
+from ntkla.linalg.diagonalization import certified, diagonalize
+from ntkla.linalg.normal import normal_matrix
+from ntkla.linalg.precision import TINY64, U64, norm_upper
+from ntkla.testing import Exact, FeatureSpec, compare_columns, feature_specs, gram_eigenvalues
+from ntkla.testing.balls import ball, ball_matrix, design_matrix, diagonal, upper
+from ntkla.testing.spectra import normal
+
+FLOORS = st.sampled_from([0.0, 1e-3])
+
+
+@given(feature_specs(most=7), st.integers(1, 4), st.integers(0, 2), st.integers(1, 3))
+def test_sums_within_their_bound(spec: FeatureSpec, outputs: int, terms: int, level: int) -> None:
+    a, b = widened(spec.tensor), normal(spec.features, outputs, spec.seed)
+    added = [normal(spec.n, outputs, spec.seed + i) * spec.scale for i in range(terms)]
+    found = accurate_sum(a, b, added, level)
+
+    def compute():
+        return sum((ball_matrix(term) for term in added), ball_matrix(a) * ball_matrix(b))
+
+    assert compare_columns(found.value, found.error, Exact(compute)).sound
+
+
+def test_level_one_is_one_rounding() -> None:
+    """Without cancellation the error is that of the result alone, however long the sum."""
+    a, b = normal(4, 2000, 1).abs(), normal(2000, 3, 2).abs()
+    found = accurate_sum(a, b, [])
+    assert bool((found.error <= 2 * U64 * norm_upper(found.value, dim=0)).all())
+
+
+@given(feature_specs(most=7), st.booleans(), st.integers(1, 3))
+@example(FeatureSpec(5, 4, dtype="bfloat16", scale=1e12, layout="strided"), True, 2)
+def test_design_products_within_their_bound(spec: FeatureSpec, bias: bool, outputs: int) -> None:
+    design = DesignMatrix(spec.tensor, bias)
+    w, t = normal(design.columns, outputs, spec.seed), normal(spec.n, outputs, spec.seed + 1)
+    forward, adjoint = accurate_outputs(design, w, t), accurate_adjoint(design, t, [w])
+    phi = design_matrix(spec.tensor, bias)
+    exact_forward = Exact(lambda: phi * ball_matrix(w) - ball_matrix(t))
+    exact_adjoint = Exact(lambda: phi.transpose() * ball_matrix(t) + ball_matrix(w))
+    assert compare_columns(forward.value, forward.error, exact_forward).sound
+    assert compare_columns(adjoint.value, adjoint.error, exact_adjoint).sound
+    matrix, error = accurate_normal_matrix(design)
+    columns = torch.full((design.columns,), error, dtype=torch.float64)
+    assert compare_columns(matrix, columns, Exact(lambda: phi.transpose() * phi)).sound
+
+
+def test_the_normal_matrix_is_formed_more_accurately() -> None:
+    design = DesignMatrix(normal(3000, 20, 3))
+    assert accurate_normal_matrix(design).error < normal_matrix(design).error / 20
+
+
+@given(feature_specs(most=7), FLOORS)
+@example(FeatureSpec(3, 6, spectrum="zero"), 0.0)
+@example(FeatureSpec(9, 6, spectrum="pairs", condition=1e15), 0.0)
+def test_diagonalization_is_certified(spec: FeatureSpec, floor: float) -> None:
+    design = DesignMatrix(spec.tensor)
+    matrix, error = normal_matrix(design)
+    matrix.diagonal().add_(floor)
+    error += U64 * float(matrix.diagonal().max())
+    modes = diagonalize(type(normal_matrix(design))(matrix, error), floor)
+    phi = design_matrix(spec.tensor)
+
+    def residual():
+        exact = phi.transpose() * phi + diagonal([ball(floor)] * design.columns)
+        values = diagonal([ball(v) for v in modes.values.tolist()])
+        return exact * ball_matrix(modes.vectors) - ball_matrix(modes.vectors) * values
+
+    # Entry by entry |R| is what was computed, up to the error of each column.
+    spread = torch.full((design.columns,), modes.residual_error, dtype=torch.float64)
+    judged = compare_columns(
+        torch.zeros_like(modes.residual), norm_upper(modes.residual, dim=0) + spread, Exact(residual)
+    )
+    assert judged.sound, judged
+    largest = gram_eigenvalues(spec.tensor, radius=U64 * (modes.largest + TINY64))[0]
+    assert modes.smallest >= floor
+    assert upper(largest + floor) <= modes.largest * (1 + 4 * U64) + TINY64
+
+
+def test_certifying_against_another_matrix_sees_the_difference() -> None:
+    matrix = normal_matrix(DesignMatrix(normal(9, 5, 1)))
+    modes = diagonalize(matrix, 0.0)
+    moved = type(matrix)(matrix.matrix + 1e-8 * torch.eye(5, dtype=torch.float64), matrix.error)
+    again = certified(moved, modes.values, modes.vectors, modes.defect, 0.0)
+    assert float(norm_upper(again.residual)) == pytest.approx(1e-8 * 5**0.5, rel=1e-3)
