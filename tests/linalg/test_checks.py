@@ -86,7 +86,7 @@ def test_one_device_and_one_dtype():
 
 # --- numbers --------------------------------------------------------------------------------------------------------
 
-NOT_NUMBERS = (None, "1", b"1", True, [1.0], 1j, torch.ones(2), object())
+NOT_NUMBERS = (None, "1", b"1", True, [1.0], 1j, torch.ones(2), object)
 
 
 @pytest.mark.parametrize("value", NOT_NUMBERS, ids=str)
