@@ -2,7 +2,7 @@
 
 With `e_c` the certified error of column c of the update,
 
-    |error_ic| <= ||phi_i - centre|| e_c + offset_c + gamma ||[phi_i, 1]|| ||dw_c||
+    |error_ic| <= ||phi_i - centre|| e_c + offset_c + gamma (||phi_i|| ||dw_c|| + |db_c|)
 
 Centre and offset belong to an unpenalised bias (see `linalg.stability`); the last term is the rounding of the product,
 by the Cauchy-Schwarz inequality, gamma counting its summands.
@@ -22,17 +22,23 @@ from ntkla.linalg.stability import SolutionError, Stability
 
 
 class RowSizes(NamedTuple):
-    """What multiplies the errors of an update in row i: ||[phi_i, 1]|| and ||phi_i - centre||, float64 [n_A] each."""
+    """What multiplies the errors of an update in row i, float64 [n_A] each.
+
+    Attributes:
+        norms: ||phi_i||.
+        distances: ||phi_i - centre||; without a centre ||[phi_i, 1]||, or ||phi_i|| without a bias.
+    """
 
     norms: torch.Tensor
     distances: torch.Tensor
 
     @classmethod
     def of(cls, old: DesignMatrix, stability: Stability | None = None) -> RowSizes:
-        """Upper bounds for the old features; without a centre the two are the same."""
-        norms = old.row_norms()
-        centred = stability is not None and stability.centre is not None
-        return cls(norms, stability.row_distances(old) if stability is not None and centred else norms)
+        """Upper bounds for the old features."""
+        norms = DesignMatrix(old.features).row_norms()
+        if stability is not None and stability.centre is not None:
+            return cls(norms, stability.row_distances(old))
+        return cls(norms, torch.hypot(norms, torch.ones_like(norms)) * SHORT_CHAIN if old.bias else norms)
 
 
 class Drift(NamedTuple):
@@ -46,15 +52,17 @@ class Drift(NamedTuple):
 
 def drift_of(old: DesignMatrix, x: torch.Tensor, error: SolutionError, sizes: RowSizes) -> Drift:
     """`Phi_A x` with its bound, given the error of x.  Cost: 2 n_A K C operations, two arrays [n_A, C]."""
-    x_norm = norm_upper(x, dim=0)
+    weights = x[: old.features.shape[1]]
     # Beside the rounding, flushed arithmetic may drop subnormal features and subnormal entries of x.
-    rounding = pieced_gamma(old.columns) * x_norm + TINY64 * math.sqrt(old.columns)
-    underflow = TINY64 * old.columns * (2 + x_norm)
+    rounding = pieced_gamma(old.columns) * norm_upper(weights, dim=0) + TINY64 * math.sqrt(old.columns)
+    constant = TINY64 * old.columns * (2 + norm_upper(x, dim=0))
+    if old.bias:
+        constant = constant + pieced_gamma(old.columns) * x[-1].abs()
     bound = torch.outer(sizes.distances, error.weights)
-    bound.addr_(sizes.norms, rounding).add_(error.offset + underflow).mul_(SHORT_CHAIN)
+    bound.addr_(sizes.norms, rounding).add_(error.offset + constant).mul_(SHORT_CHAIN)
     rows = math.sqrt(old.rows)
     from_update = norm_upper(sizes.distances) * norm_upper(error.weights) + rows * norm_upper(error.offset)
-    from_rounding = norm_upper(sizes.norms) * norm_upper(rounding) + rows * norm_upper(underflow)
+    from_rounding = norm_upper(sizes.norms) * norm_upper(rounding) + rows * norm_upper(constant)
     return Drift(old.matmul(x), bound, float(from_update), float(from_rounding))
 
 

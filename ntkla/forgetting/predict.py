@@ -28,7 +28,7 @@ from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.errors import ArgumentError, ShapeError
 from ntkla.linalg.normal_solver import NormalSolve, SolveDiagnostics, prepare, ratio
-from ntkla.linalg.precision import DEFAULT_TOLERANCE, norm_upper, rounded_up
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, norm_upper
 from ntkla.linalg.refine import relative_goal
 from ntkla.linalg.results import Result
 from ntkla.linalg.stability import SolutionError
@@ -197,9 +197,7 @@ def _optimum(old: DesignMatrix, solve: NormalSolve) -> Forgetting:
         scale = drift_scale(old, solution.x.high, drift, float(norm_upper(drift.bound)) / tolerance)
     relative = ratio(float(norm_upper(drift.bound)), scale)
     error = solve.error
-    update_bound = error.weights
-    if solve.stability.centre is not None:
-        update_bound = rounded_up(error.weights * (1.0 + solve.stability.centre_norm) + error.offset)
+    update_bound = solve.stability.whole(error)
     return _forgetting(
         old,
         solution.x.high,

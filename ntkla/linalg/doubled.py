@@ -49,6 +49,21 @@ def add(x: Doubled, y: torch.Tensor) -> Doubled:
     return two_sum(high, x.low + error)
 
 
+def column_sum(x: Doubled) -> Doubled:
+    """The sum over the rows of x [n, m], off by at most `2 (log2(n) + 3)^2 u^2 sum |x|`.
+
+    The rows are added in halves: each level finds its own errors exactly, and they pass through `log2(n)` additions.
+    """
+    high, low = x
+    while high.shape[0] > 1:
+        half = high.shape[0] // 2
+        kept = high[2 * half :], low[2 * half :]
+        pairs, error = two_sum(high[:half], high[half : 2 * half])
+        high = torch.cat([pairs, kept[0]])
+        low = torch.cat([low[:half] + low[half : 2 * half] + error, kept[1]])
+    return Doubled(high[0], low[0])
+
+
 def total(terms: list[torch.Tensor]) -> Doubled:
     """The sum of k float64 arrays, off by at most `2 k^2 u^2 sum |terms|`.
 

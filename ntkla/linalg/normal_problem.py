@@ -41,10 +41,14 @@ class NormalProblem:
     frobenius: float
 
     def small_terms(self, x: Doubled) -> torch.Tensor:
-        """Upper bound of ||p x|| + ||shift|| per column."""
-        penalty = sum(float(d.abs().max()) for d in self.diagonals)
-        magnitude = penalty * norm_upper(x.high, dim=0)
-        return magnitude if self.shift is None else magnitude + norm_upper(self.shift.high, dim=0)
+        """||p x|| + ||shift|| per column, to a few roundings."""
+        terms = [d[:, None] * x.high for d in self.diagonals] + ([] if self.shift is None else [self.shift.high])
+        return sum((norm_upper(term, dim=0) for term in terms), start=torch.zeros_like(x.high[0]))
+
+    def small_bias_terms(self, x: Doubled) -> torch.Tensor:
+        """The same in the last row alone: zero for a bias that is free."""
+        terms = [d[-1] * x.high[-1] for d in self.diagonals] + ([] if self.shift is None else [self.shift.high[-1]])
+        return sum((term.abs() for term in terms), start=torch.zeros_like(x.high[0]))
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Residual:
         value: rho, float64 [K, C].
         outputs: T rounded to float64 [n, C], when it was asked for.
         output_error, adjoint_error: 2-norm bounds per column, [C], of the two roundings named above.
+        bias_error: bound of the rounding of the last row of rho, [C], when that row is a bias's; its column of ones
+            may be far smaller than the features.
         output_norm: upper bound of the computed ||T||, [C].
     """
 
@@ -62,6 +68,7 @@ class Residual:
     outputs: torch.Tensor | None
     output_error: torch.Tensor
     adjoint_error: torch.Tensor
+    bias_error: torch.Tensor
     output_norm: torch.Tensor
 
 
@@ -77,7 +84,7 @@ def plain_residual(problem: NormalProblem, x: Doubled) -> Residual:
         rho.addcmul_(diagonal[:, None], x.high, value=-1.0)
     output_norm = rounded_up(squares.sqrt())
     output_error = plain_output_error(problem, norm_upper(x.high, dim=0))
-    return Residual(rho, None, output_error, _plain_adjoint_error(problem, x, output_norm), output_norm)
+    return Residual(rho, None, output_error, *_plain_adjoint_errors(problem, x, output_norm), output_norm)
 
 
 def plain_output_error(problem: NormalProblem, x_norm: torch.Tensor) -> torch.Tensor:
@@ -87,11 +94,15 @@ def plain_output_error(problem: NormalProblem, x_norm: torch.Tensor) -> torch.Te
     return rounded_up(rounding + output_underflow(problem, x_norm, products=1))
 
 
-def _plain_adjoint_error(problem: NormalProblem, x: Doubled, output_norm: torch.Tensor) -> torch.Tensor:
-    """Bound of the rounding of `Phi^T T - p x + shift`: one sum over the rows, and at most six terms more."""
-    magnitude = problem.frobenius * output_norm + problem.small_terms(x)
-    rounding = gamma(problem.design.summands + 8) * magnitude
-    return rounded_up(rounding + adjoint_underflow(problem, output_norm, products=1))
+def _plain_adjoint_errors(
+    problem: NormalProblem, x: Doubled, output_norm: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bounds of the rounding of `Phi^T T - p x + shift`, and of its last row: a sum over rows, six terms more."""
+    roundings = gamma(problem.design.summands + 8)
+    whole = problem.frobenius * output_norm + problem.small_terms(x)
+    bias = math.sqrt(problem.design.rows) * output_norm + problem.small_bias_terms(x)
+    underflow = adjoint_underflow(problem, output_norm, products=1)
+    return rounded_up(roundings * whole + underflow), rounded_up(roundings * bias + underflow)
 
 
 def output_underflow(problem: NormalProblem, x_norm: torch.Tensor, products: int) -> torch.Tensor:

@@ -18,7 +18,7 @@ from ntkla.linalg.doubled import two_product
 from ntkla.linalg.factor import CholeskyFactor, DualFactor, Factor, QRFactor
 from ntkla.linalg.minimum_norm import RankDecision, Solution, minimum_norm
 from ntkla.linalg.normal_problem import NormalProblem
-from ntkla.linalg.precision import DEFAULT_TOLERANCE, UNIT_ROUNDOFF, norm_upper
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, UNIT_ROUNDOFF
 from ntkla.linalg.refine import NEGLIGIBLE, Candidate, Refinement
 from ntkla.linalg.results import Result
 from ntkla.linalg.stability import SolutionError, Stability
@@ -75,8 +75,7 @@ class NormalSolve:
 
         It includes what an inexact right-hand side adds (`targets_error`, a 2-norm bound per column).
         """
-        dropped = norm_upper(self.solution.x.low, dim=0)
-        error = self.solution.error + self.stability.moved(dropped)
+        error = self.solution.error + self.stability.moved(self.solution.x.low)
         return error if self.targets_error is None else error + self.stability.inherited(self.targets_error)
 
     def diagnostics(self, relative_bound: float) -> SolveDiagnostics:

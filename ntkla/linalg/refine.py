@@ -199,10 +199,13 @@ class Refinement:
 
     def _accept(self, step: torch.Tensor, rho: torch.Tensor, applied: Residual) -> None:
         assert self._state is not None
-        subtraction = rounded_up(U64 * norm_upper(rho, dim=0))
-        applied = replace(applied, adjoint_error=rounded_up(applied.adjoint_error + subtraction))
+        applied = replace(
+            applied,
+            adjoint_error=rounded_up(applied.adjoint_error + U64 * norm_upper(rho, dim=0)),
+            bias_error=rounded_up(applied.bias_error + U64 * rho[-1].abs()),
+        )
         x = add(self._state.x, step)
-        lost = rounded_up(4 * U64**2 * (norm_upper(self._state.x.high, dim=0) + norm_upper(step, dim=0)))
+        lost = 4 * U64**2 * (self._state.x.high.abs() + step.abs())
         rounding = self._state.rounding + self.stability.rounding(applied) + self.stability.moved(lost)
         self._state = _State(x, rho, rounding, fresh=False)
         self.corrections += 1

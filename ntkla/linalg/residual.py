@@ -14,7 +14,7 @@ import math
 
 import torch
 
-from ntkla.linalg.doubled import Doubled, total, two_product, two_sum
+from ntkla.linalg.doubled import Doubled, column_sum, total, two_product, two_sum
 from ntkla.linalg.normal_problem import (
     NormalProblem,
     Residual,
@@ -23,7 +23,7 @@ from ntkla.linalg.normal_problem import (
     plain_output_error,
     plain_residual,
 )
-from ntkla.linalg.precision import U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.precision import TINY64, U64, gamma, norm_upper, rounded_up
 from ntkla.linalg.products import pieced_gamma, pieced_matmul
 from ntkla.linalg.slicing import (
     SIGNIFICAND,
@@ -67,6 +67,7 @@ class _Pass:
         self.rows_squared = 0.0  # sum of squared row scales
         self.grid_mass = torch.zeros_like(x.high[0])  # sum over blocks of m max_i r_i |t_i|
         self.output_squares = torch.zeros_like(x.high[0])
+        self.sums = Doubled(torch.zeros_like(x.high[0]), torch.zeros_like(x.high[0]))  # of the rows of T
         self.bits = slice_bits(k, design.block_rows)
         self.x_bits = SIGNIFICAND - length_bits(k) - self.bits
         self.t_bits = SIGNIFICAND - length_bits(design.block_rows) - self.bits
@@ -85,6 +86,8 @@ class _Pass:
         if self.outputs is not None:
             self.outputs.append(t.high)
         self.output_squares += norm_upper(t.high, dim=0) ** 2
+        if self.problem.design.bias:
+            self.sums = _added(self.sums, column_sum(t))
         if adjoint == 0:
             self._accumulate([pieced_matmul(block.T, t.high)])
             return
@@ -110,6 +113,9 @@ class _Pass:
         self.additions += len(terms)
 
     def finish(self) -> Residual:
+        if self.problem.design.bias:
+            # The bias's row of Phi^T T is a plain sum: found as such, it does not share the rounding of the features.
+            self.rho.high[-1], self.rho.low[-1] = self.sums
         terms: list[torch.Tensor] = []
         for diagonal in self.problem.diagonals:
             product = two_product(diagonal[:, None], self.x.high)
@@ -119,7 +125,8 @@ class _Pass:
         value = two_sum(*self.rho).high
         output_norm = rounded_up(self.output_squares.sqrt())
         outputs = None if self.outputs is None else torch.cat(self.outputs)
-        return Residual(value, outputs, self._output_error(), self._adjoint_error(value, output_norm), output_norm)
+        errors = self._output_error(), self._adjoint_error(value, output_norm), self._bias_error(value, output_norm)
+        return Residual(value, outputs, *errors, output_norm)
 
     def _output_error(self) -> torch.Tensor:
         """||computed T - (Y - Phi x)|| per column."""
@@ -153,3 +160,16 @@ class _Pass:
         summation = 2 * (self.additions + 1) ** 2 * U64**2 * magnitude
         underflow = adjoint_underflow(self.problem, output_norm, (level + 1) ** 2)
         return rounded_up(products + summation + U64 * norm_upper(value, dim=0) + underflow)
+
+    def _bias_error(self, value: torch.Tensor, output_norm: torch.Tensor) -> torch.Tensor:
+        """The rounding of the last row of rho: of a doubled sum, and of the terms added to it."""
+        design = self.problem.design
+        magnitude = math.sqrt(design.rows) * output_norm + self.problem.small_bias_terms(self.x)
+        count = self.additions + length_bits(design.rows) + 4
+        underflow = 8 * design.rows * TINY64  # flushed arithmetic may drop what an addition leaves
+        return rounded_up(2 * count**2 * U64**2 * magnitude + U64 * value[-1].abs() + underflow)
+
+
+def _added(a: Doubled, b: Doubled) -> Doubled:
+    high, error = two_sum(a.high, b.high)
+    return Doubled(high, a.low + b.low + error)

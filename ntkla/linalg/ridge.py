@@ -8,16 +8,18 @@ itself enters, `residual.py` how large it can be, `refine.py` how rho is driven 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix, widened
-from ntkla.linalg.normal_solver import SolveDiagnostics, prepare, ratio
-from ntkla.linalg.precision import DEFAULT_TOLERANCE, rounded_up
+from ntkla.linalg.normal_solver import NormalSolve, SolveDiagnostics, prepare, ratio
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, norm_upper
 from ntkla.linalg.refine import relative_goal
 from ntkla.linalg.results import Result
+from ntkla.linalg.stability import SolutionError
 from ntkla.linalg.status import Status
 
 
@@ -103,11 +105,16 @@ def ridge_solve(
         targets_copied=wide.dtype != targets.dtype,
     )
     solve.solution.reach(relative_goal(tolerance))
-    x, error = solve.solution.x.high, solve.error
-    relative = ratio(error.size(), float(torch.linalg.vector_norm(x)))
+    error, relative = _measured(solve)
+    if tolerance < relative < math.inf:
+        # A free bias inherits the error of the weights times the feature mean: they have to be better by that.
+        wanted = error.size() * tolerance / relative / 2
+        solve.solution.reach(lambda _: wanted)
+        error, relative = _measured(solve)
+    x = solve.solution.x.high
     bounds = error.weights.expand(design.columns, -1).clone()
     if solve.stability.centre is not None:
-        bounds[-1] = rounded_up(error.offset + solve.stability.centre_norm * error.weights)
+        bounds[-1] = solve.stability.bias_part(error)
     f = features.shape[1]
     return RidgeSolution(
         solution=x[:f],
@@ -118,3 +125,10 @@ def ridge_solve(
         status=solve.status(relative),
         diagnostics=solve.diagnostics(relative),
     )
+
+
+def _measured(solve: NormalSolve) -> tuple[SolutionError, float]:
+    """The error of the solution, and its 2-norm over the solution's, biases included in both."""
+    error = solve.error
+    size = float(norm_upper(solve.stability.whole(error)))
+    return error, ratio(size, float(torch.linalg.vector_norm(solve.solution.x.high)))

@@ -98,10 +98,11 @@ class Stability:
 
     def rounding(self, r: Residual) -> SolutionError:
         """What the rounding inside the residual adds."""
-        weights = r.adjoint_error * (1.0 + self.centre_norm) / self.least + self.gain * r.output_error
+        weights = r.adjoint_error / self.least + self.gain * r.output_error
         if self.centre is None:
             return SolutionError(rounded_up(weights), torch.zeros_like(weights))
-        offset = r.adjoint_error / self.rows + r.output_error / math.sqrt(self.rows)
+        weights = weights + r.bias_error * (self.centre_norm / self.least)
+        offset = r.bias_error / self.rows + r.output_error / math.sqrt(self.rows)
         return SolutionError(rounded_up(weights), rounded_up(offset))
 
     def inherited(self, targets_error: torch.Tensor) -> SolutionError:
@@ -111,9 +112,20 @@ class Stability:
         return SolutionError(rounded_up(weights), rounded_up(offset))
 
     def moved(self, by: torch.Tensor) -> SolutionError:
-        """What it adds when the stored solution itself is off by at most `by` (2-norm per column)."""
-        offset = torch.zeros_like(by) if self.centre is None else by * (1.0 + self.centre_norm)
-        return SolutionError(rounded_up(by), rounded_up(offset))
+        """What it adds when the stored solution itself is off by at most `by`, entry by entry [K, C]."""
+        if self.centre is None:
+            weights = norm_upper(by, dim=0)
+            return SolutionError(weights, torch.zeros_like(weights))
+        weights = norm_upper(by[:-1], dim=0)
+        return SolutionError(weights, rounded_up(by[-1].abs() + self.centre_norm * weights))
+
+    def whole(self, error: SolutionError) -> torch.Tensor:
+        """Upper bound of the 2-norm of a column's error, its bias included."""
+        return error.weights if self.centre is None else rounded_up(error.weights + self.bias_part(error))
+
+    def bias_part(self, error: SolutionError) -> torch.Tensor:
+        """Upper bound of the error of a free bias: it is the offset less m times the error of the weights."""
+        return rounded_up(error.offset + self.centre_norm * error.weights)
 
     def row_distances(self, design: DesignMatrix) -> torch.Tensor:
         """Upper bounds of ||phi_i - centre|| (of ||[phi_i, 1]|| when nothing is centred), float64 [n]."""
