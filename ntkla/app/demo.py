@@ -15,6 +15,7 @@ from ntkla.app.comparison import Comparison
 from ntkla.app.data import CLASSES, SplitTask, mnist_features, split_tasks
 from ntkla.app.failures import OutputError, need
 from ntkla.app.sequence import Plan, run_sequence, total_steps
+from ntkla.app.threads import one_thread
 
 
 def run_demo(output: Path, seed: int, backbone: str) -> bool:
@@ -77,7 +78,7 @@ def _features(backbone: str, notes: Console) -> tuple[torch.Tensor, torch.Tensor
 
 
 def _sequence(tasks: Sequence[SplitTask], plan: Plan, notes: Console) -> list[Comparison]:
-    with _progress(notes) as progress:
+    with one_thread(), _progress(notes) as progress:
         bar = progress.add_task("", total=total_steps(len(tasks)))
         done = -1
 

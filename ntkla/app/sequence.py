@@ -18,7 +18,7 @@ import torch
 
 from ntkla.app.comparison import OPTIMUM, SGD, Comparison, Ranks
 from ntkla.app.data import SplitTask
-from ntkla.app.pairs import Array, Pair
+from ntkla.app.pairs import Array, Pair, matmul
 from ntkla.app.reality import (
     Problem,
     Trained,
@@ -85,7 +85,7 @@ def run_sequence(
     """
     start = np.zeros((tasks[0].train_features.shape[1] + 1, classes))
     problem = _problem(tasks[0], start)
-    largest = float(np.linalg.norm(problem.design, 2)) ** 2
+    largest = float(torch.linalg.matrix_norm(torch.from_numpy(problem.design), 2)) ** 2
     sgd = GradientDescent(plan.lr_share / largest, plan.steps, plan.momentum)
     advance(f"training on {tasks[0].name}")
     head = _train(problem, 0.0, sgd).head
@@ -194,8 +194,8 @@ class _Happened:
 
 
 def _compared(old: _Old, expected: _Expected, happened: _Happened) -> Comparison:
-    before = old.design @ happened.start
-    fact = old.design @ happened.trained.head - before
+    before = matmul(old.design, happened.start)
+    fact = matmul(old.design, happened.trained.head) - before
     drift, bound = expected.drift[old.number], expected.bound[old.number]
     parts = decompose(drift, old.modes, error_bound=bound)
     return Comparison(

@@ -14,6 +14,7 @@ import ntkla
 from ntkla.app import cli, demo, info
 from ntkla.app.commands import app
 from ntkla.app.failures import EXIT_ERROR, MissingPackageError, need, readable_errors
+from ntkla.app.threads import one_thread
 from ntkla.linalg.errors import RidgeError
 
 
@@ -121,6 +122,14 @@ def test_the_demo_without_a_package_it_needs(package, monkeypatch, tmp_path, com
     result = run("demo", "--output", str(tmp_path))
     assert result.exit_code == EXIT_ERROR
     assert "pip install 'ntkla[" in result.stderr
+
+
+def test_the_threads_are_given_back_even_after_an_error():
+    before = torch.get_num_threads()
+    with pytest.raises(RidgeError), one_thread():
+        assert torch.get_num_threads() == 1
+        raise RidgeError("on the way")
+    assert torch.get_num_threads() == before
 
 
 def test_info_tells_what_runs_here():
