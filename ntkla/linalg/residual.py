@@ -64,9 +64,9 @@ class _Pass:
         k = design.columns
         self.rho = Doubled(torch.zeros_like(x.high), torch.zeros_like(x.high))
         self.additions = 0
-        self.rows_squared = 0.0  # sum of squared row scales
+        self.row_scales: list[float] = []  # 2-norm of each block's
         self.grid_mass = torch.zeros_like(x.high[0])  # sum over blocks of m max_i r_i |t_i|
-        self.output_squares = torch.zeros_like(x.high[0])
+        self.output_norms: list[torch.Tensor] = []
         self.sums = Doubled(torch.zeros_like(x.high[0]), torch.zeros_like(x.high[0]))  # of the rows of T
         self.bits = slice_bits(k, design.block_rows)
         self.x_bits = SIGNIFICAND - length_bits(k) - self.bits
@@ -80,12 +80,12 @@ class _Pass:
         if max(self.levels) > 0:
             row_exponent = exponents(block, 1)
             row_exponent = row_exponent.clamp(min=int(row_exponent.max()) - _ROW_RANGE)
-            self.rows_squared += float((power_of_two(row_exponent) ** 2).sum())
+            self.row_scales.append(float(norm_upper(power_of_two(row_exponent))))
         slices = cut(block, row_exponent, self.bits, max(self.levels))
         t = self._outputs_of(block, slices, y)
         if self.outputs is not None:
             self.outputs.append(t.high)
-        self.output_squares += norm_upper(t.high, dim=0) ** 2
+        self.output_norms.append(norm_upper(t.high, dim=0))
         if self.problem.design.bias:
             self.sums = _added(self.sums, column_sum(t))
         if adjoint == 0:
@@ -123,7 +123,7 @@ class _Pass:
         terms += list(self.problem.shift) if self.problem.shift is not None else []
         self._accumulate(terms)
         value = two_sum(*self.rho).high
-        output_norm = rounded_up(self.output_squares.sqrt())
+        output_norm = norm_upper(torch.stack(self.output_norms), dim=0)
         outputs = None if self.outputs is None else torch.cat(self.outputs)
         errors = self._output_error(), self._adjoint_error(value, output_norm), self._bias_error(value, output_norm)
         return Residual(value, outputs, *errors, output_norm)
@@ -132,7 +132,7 @@ class _Pass:
         """||computed T - (Y - Phi x)|| per column."""
         design, level = self.problem.design, self.levels[0]
         k, whole = design.columns, self.problem.frobenius
-        rows = math.sqrt(k * self.rows_squared)
+        rows = math.sqrt(k) * math.hypot(*self.row_scales)
         rests = [norm_upper(rest, dim=0) for rest in self.x_slices.rest]
         y_norm = norm_upper(self.problem.targets, dim=0)
         if level == 0:
