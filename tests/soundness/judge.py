@@ -99,8 +99,8 @@ def judge_relative(problem: Problem, forgetting: Forgetting) -> None:
     _judge_status(forgetting, reported)
 
 
-# The library refines until the bound meets the tolerance, and reports what it reached when it cannot.  For ridges from a
-# millionth of the mean eigenvalue it must get there, unless the problem is of a kind that the two functions below name.
+# The library refines until the bound meets the tolerance, and reports what it reached when it cannot.  For ridges from
+# a millionth of the mean eigenvalue it must get there, unless the problem is of a kind that the functions below name.
 _CANCELS = 2.0**-20
 _COMPARABLE = 2.0**10
 
