@@ -1,0 +1,54 @@
+"""Sums in pieces: a piece is finished before it is added, or the bound would count too few roundings."""
+
+import pytest
+import torch
+
+from ntkla.linalg import products
+from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.normal import normal_matrix
+from ntkla.linalg.precision import U64, gamma
+from ntkla.linalg.products import PIECE, add_square, pieced_gamma, pieced_matmul
+
+# Beside a first term of 1 each of the others is u / 2: added one by one to the 1 they would all be lost.
+LENGTH = 2048
+SMALL = 2.0**-27
+EXACT_REST = (LENGTH - 1) * SMALL**2
+
+
+def spiked(columns: int) -> torch.Tensor:
+    """[LENGTH, columns], every column (1, 2^-27, 2^-27, ...)."""
+    x = torch.full((LENGTH, columns), SMALL, dtype=torch.float64)
+    x[0] = 1.0
+    return x
+
+
+def roundings(product: torch.Tensor) -> float:
+    """The error of products of spiked columns, in units of u."""
+    return float((product - 1.0 - EXACT_REST).abs().max()) / U64
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (5, 1), (300, 1), (1, 5), (64, 64), (300, 100)])
+def test_products_in_pieces_keep_their_bound(rows, columns):
+    left, right = spiked(rows), spiked(columns)
+    assert roundings(pieced_matmul(left.T, right)) * U64 <= pieced_gamma(LENGTH) * (1.0 + EXACT_REST)
+    design = DesignMatrix(left)
+    assert roundings(design.rmatmul(right)) * U64 <= gamma(design.summands) * (1.0 + EXACT_REST)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 7, 64, 300])
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_normal_matrix_keeps_its_bound(monkeypatch, columns, whole):
+    if not whole:
+        monkeypatch.setattr(products, "_adds_whole_products", lambda: False)
+    matrix, error = normal_matrix(DesignMatrix(spiked(columns)))
+    assert roundings(matrix) * U64 * columns <= error
+
+
+def test_the_update_of_a_triangle_in_block_rows_is_the_same_sum():
+    x = spiked(200)
+    by_update, by_blocks = (torch.zeros((200, 200), dtype=torch.float64) for _ in range(2))
+    add_square(by_update, x)
+    for piece in torch.split(x, PIECE):
+        products._add_lower_blocks(by_blocks, piece)
+    allowance = 2 * pieced_gamma(LENGTH) * (1.0 + EXACT_REST)
+    assert bool(((by_update - by_blocks).tril().abs() <= allowance).all())
