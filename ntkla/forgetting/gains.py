@@ -6,11 +6,14 @@ Notation of `filters.py`: w = lr a, impulse response U_k, `e_k = U_{k+1} - Q U_k
    U_{k+1} is the complete homogeneous polynomial `sum_i r1^i r2^(k-i)` of the roots, so replace them by majorants: two
    complex roots by `sqrt(Q)` twice, two real ones by their magnitudes.  Their product is |Q| and the larger is at most
    1; for a given product the sum grows with the ratio of the two: it is largest for (1, |Q|).
-2. *Its sum* over an interval of eigenvalues [low, high], `sum_k sup |U_{k+1}| <= 1 / ((1 - R1)(1 - R2))` with the
-   largest majorants R1, R2 in it, which lie at an end.  So `(1 - R1)(1 - R2)` is at least the least of
-   - momentum: `w_low`, `2 (1 + m) - w_high`, `(1 - sqrt(m))^2`;
-   - Nesterov: `w_low`, `(1 - sqrt(m q))^2` with `q = max(1 - w_low, 0)`, and for `c = w_high - 1 > 0` also
-     `1 + m c - sqrt(c^2 (1 + m)^2 + 4 m c)`.
+2. *Its sum* over an interval of eigenvalues [low, high], `sum_k sup |U_{k+1}|`.  For majorants of product R1 R2 and
+   ratio R1 / R2 every term grows with both, and the sum of one pair is `1 / ((1 - R1)(1 - R2))`.
+   - Momentum: the product is always m, so the largest ratio decides, and it lies at an end: the sum is at most one
+     over the least of `w_low`, `2 (1 + m) - w_high` and `(1 - sqrt(m))^2`.
+   - Nesterov, w <= 1: product and ratio fall with w, so `w_low` decides: `w_low`, or `(1 - sqrt(m q))^2` with
+     `q = max(1 - w_low, 0)` for complex roots.  For `c = w_high - 1 > 0` they grow with c, and
+     `(1 - R1)(1 - R2) = 1 + m c - sqrt(c^2 (1 + m)^2 + 4 m c)`.  Neither side need majorise the other in every term,
+     so their two sums are added.
 3. *Residual polynomial.*  `|e_k| <= |U_{k+1}| + |Q| |U_k| <= (1 + |Q|) / (1 - |Q|)`; for complex roots also
    `|e_k| <= sqrt(4 Q w / (4 Q - P^2))`, the amplitude of the oscillation, and `|U_k| <= sqrt(4 Q / (4 Q - P^2))`.
    Nesterov's residual polynomial is `e_k - w m U_k`.
@@ -61,9 +64,8 @@ def gains(training: Training, low: float, high: float) -> Gains:
     if isinstance(training, GradientFlow):
         push = filter_bound
     else:
-        room = _room(training, training.lr * low, training.lr * high * SHORT_CHAIN) - _SLACK
         steps = training.steps / (1.0 - training.momentum)
-        push = training.lr * min(steps, 1.0 / room if room > 0 else math.inf)
+        push = training.lr * min(steps, _response_sum(training, training.lr * low, training.lr * high * SHORT_CHAIN))
     return Gains(*(bound * SHORT_CHAIN for bound in (filter_bound, root, push)))
 
 
@@ -114,16 +116,24 @@ def _residual_bound(training: GradientDescent, a: torch.Tensor) -> torch.Tensor:
     oscillates = discriminant > 0.0
     spread = torch.where(oscillates, 4.0 * (q.abs() + _SLACK) / torch.where(oscillates, discriminant, 1.0), torch.inf)
     product = q.abs() + _SLACK
-    polynomial = torch.minimum(torch.sqrt(spread * w), (1.0 + product) / (1.0 - product))
-    impulse = torch.minimum(torch.sqrt(spread), 1.0 / (1.0 - product))
+    # A momentum within the slack of 1 leaves no room for a geometric series.
+    room = torch.where(product < 1.0, 1.0 - product, 0.0)
+    polynomial = torch.minimum(torch.sqrt(spread * w), (1.0 + product) / room)
+    impulse = torch.minimum(torch.sqrt(spread), 1.0 / room)
     return polynomial + (m * w * impulse if training.nesterov else 0.0)
 
 
-def _room(training: GradientDescent, w_low: float, w_high: float) -> float:
-    """`(1 - R1)(1 - R2)` of the module's docstring, to within `_SLACK`."""
+def _response_sum(training: GradientDescent, w_low: float, w_high: float) -> float:
+    """Bound of `sum_k sup |U_{k+1}|`, see 2 in the module's docstring."""
     m = training.momentum
     if not training.nesterov:
-        return min(w_low, 2.0 * (1.0 + m) - w_high, (1.0 - math.sqrt(m)) ** 2)
+        return _inverse(min(w_low, 2.0 * (1.0 + m) - w_high, (1.0 - math.sqrt(m)) ** 2))
     c = max(w_high - 1.0, 0.0)
     double_root = (1.0 - math.sqrt(m * max(1.0 - w_low, 0.0))) ** 2
-    return min(w_low, double_root, 1.0 + m * c - math.sqrt((c * (1.0 + m)) ** 2 + 4.0 * m * c))
+    below = _inverse(min(w_low, double_root))
+    return below + _inverse(1.0 + m * c - math.sqrt((c * (1.0 + m)) ** 2 + 4.0 * m * c)) if c > 0.0 else below
+
+
+def _inverse(room: float) -> float:
+    """1 / room for a number known to within `_SLACK`; infinite where it may be zero."""
+    return 1.0 / (room - _SLACK) if room > _SLACK else math.inf
