@@ -67,12 +67,19 @@ def drift_of(old: DesignMatrix, x: torch.Tensor, error: SolutionError, sizes: Ro
 
 
 def drift_scale(old: DesignMatrix, x: torch.Tensor, drift: Drift, enough: float) -> float:
-    """`max(||dF||_F, || |Phi_A| |dW|^T ||_F)` from below; the second norm only when the first is below `enough`."""
+    """`max(||dF||_F, ||M||_F)` from below, M = |Phi_A| |dW|^T; what is dearer only while the rest is below `enough`.
+
+    By the Cauchy-Schwarz inequality `||M||_F >= sum(M) / sqrt(n_A C)`, and `sum(M)` needs column sums only.
+    """
     scale = float(torch.linalg.vector_norm(drift.value)) - float(norm_upper(drift.bound))
     if scale >= enough:
         return scale
+    magnitudes, rounding = x.abs(), gamma(2 * old.columns + old.rows * x.shape[1] + 8)
+    total = float(old.absolute_column_sums() @ magnitudes.sum(1)) * (1.0 - rounding)
+    scale = max(scale, total / math.sqrt(old.rows * x.shape[1]))
+    if scale >= enough:
+        return scale
     squares = 0.0
-    magnitudes = x.abs()
     for _, block in old.blocks():
         squares += float(((block.abs() @ magnitudes) ** 2).sum())
-    return max(scale, math.sqrt(squares) * (1.0 - gamma(old.columns + old.rows + 8)))
+    return max(scale, math.sqrt(squares) * (1.0 - rounding))

@@ -127,6 +127,11 @@ class DesignMatrix:
             norms[vanished] = norm_upper(widened(self.features[vanished]), dim=1)
         return (torch.hypot(norms, torch.ones_like(norms)) if self.bias else norms) * SHORT_CHAIN
 
+    def absolute_column_sums(self) -> torch.Tensor:
+        """The column sums of |Phi| in float64 [columns], each off by at most gamma_rows of itself, in one pass."""
+        sums = torch.linalg.vector_norm(self.features, ord=1, dim=0, dtype=torch.float64)
+        return torch.cat([sums, torch.full_like(sums[:1], self.rows)]) if self.bias else sums
+
     def frobenius(self) -> float:
         """Upper bound of the Frobenius norm."""
         return float(norm_upper(self.row_norms()))
