@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,8 @@ import torch
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.errors import DtypeError, LabelError, ShapeError
-from ntkla.linalg.precision import TINY64, gamma, norm_upper, rounded_up
+from ntkla.linalg.precision import TINY64, norm_upper, rounded_up
+from ntkla.linalg.products import pieced_gamma
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -130,7 +132,7 @@ class LinearHead:
 
         Returns:
             (outputs, error_bound): float64 [n, C] each, `|outputs - exact| <= error_bound` entrywise, from
-            `gamma_{F+1} |phi_i| |w_c|` and the Cauchy-Schwarz inequality.
+            `gamma |phi_i| |w_c|`, gamma counting the summands, and the Cauchy-Schwarz inequality.
 
         Raises:
             DtypeError, ShapeError, DeviceError, NonFiniteError, ScaleError
@@ -140,8 +142,9 @@ class LinearHead:
         design = DesignMatrix(self._checked(features), self.bias is not None)
         columns = self.stacked()
         norms = norm_upper(columns, dim=0)
-        flushed = design.flushed_mass() * norms + 2 * design.columns * TINY64
-        bound = gamma(design.columns) * design.row_norms()[:, None] * norms + flushed
+        # Beside the rounding, flushed arithmetic may drop subnormal features and subnormal parameters.
+        relative = pieced_gamma(design.columns) * norms + TINY64 * math.sqrt(design.columns)
+        bound = torch.outer(design.row_norms(), relative) + design.flushed_mass() * norms + 2 * design.columns * TINY64
         return design.matmul(columns), rounded_up(bound)
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:

@@ -82,8 +82,7 @@ def _outputs_at(design: DesignMatrix, w: torch.Tensor, targets: torch.Tensor, le
         part = accurate_sum(block, w, [-targets[rows]], level)
         value[rows] = part.value
         squares = rounded_up(squares + part.error**2)
-    # The features that flushed arithmetic dropped are missing from every block.
-    return Bounded(value, rounded_up(squares.sqrt() + design.flushed_mass() * norm_upper(w, dim=0)))
+    return Bounded(value, rounded_up(squares.sqrt() + _dropped(design, w)))
 
 
 def accurate_adjoint(design: DesignMatrix, t: torch.Tensor, terms: list[torch.Tensor]) -> Bounded:
@@ -91,7 +90,12 @@ def accurate_adjoint(design: DesignMatrix, t: torch.Tensor, terms: list[torch.Te
     blocks = (accurate_sum(block.T, t[rows], []) for rows, block in design.blocks())
     exact = (Bounded(term, torch.zeros_like(term[0])) for term in terms)
     value, error = _total_of(chain(blocks, exact))
-    return Bounded(value, rounded_up(error + design.flushed_mass() * norm_upper(t, dim=0)))
+    return Bounded(value, rounded_up(error + _dropped(design, t)))
+
+
+def _dropped(design: DesignMatrix, factor: torch.Tensor) -> torch.Tensor:
+    """What a product with the features loses when flushed arithmetic drops subnormal numbers on either side."""
+    return design.flushed_mass() * norm_upper(factor, dim=0) + TINY64 * math.sqrt(factor.shape[0]) * design.frobenius()
 
 
 def accurate_normal_matrix(design: DesignMatrix) -> BoundedMatrix:

@@ -7,7 +7,7 @@ import torch
 
 from ntkla.forgetting.tasks import LinearHead, Task
 from ntkla.linalg.errors import ArgumentError, DtypeError, LabelError, NonFiniteError, ScaleError, ShapeError
-from ntkla.testing import FeatureSpec, compare, dyadic
+from ntkla.testing import FeatureSpec, compare, dyadic, hostile_states
 from ntkla.testing.balls import Exact, ball_matrix, design_matrix
 from ntkla.testing.spectra import normal
 
@@ -106,6 +106,13 @@ def test_predictions_within_their_bound(dtype: str, bias: bool, scale: float) ->
 
     assert compare(outputs, bound, Exact(compute)).sound
     assert not compare(outputs + 2 * bound, bound, Exact(compute)).sound
+
+
+def test_predictions_within_their_bound_where_flushed_arithmetic_drops_the_parameters() -> None:
+    features, weight = torch.full((3, 2), 1e50, dtype=torch.float64), torch.full((1, 2), 1e-310, dtype=torch.float64)
+    with hostile_states()["flush denormal"]():
+        outputs, bound = LinearHead(weight).predict(features)
+    assert compare(outputs, bound, Exact(lambda: ball_matrix(features) * ball_matrix(weight.T))).sound
 
 
 def test_stacked_is_exact() -> None:
