@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import struct
 from collections.abc import Sequence
 
 import torch
@@ -27,6 +28,8 @@ FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # Gram entries are sums of products of two entries and enter further products with a head: a quarter of float64's
 # exponent range keeps every intermediate finite with room for n, F and the reciprocal of a ridge.
 LARGEST_ENTRY = 2.0**250
+# A penalty divides: below this one a bound of it may be subnormal, and zero where arithmetic flushes.
+LEAST_PENALTY = 2.0**-1000
 
 
 def matrix(name: str, x: object, *, rows: int | None = None, columns: int | None = None) -> torch.Tensor:
@@ -112,11 +115,20 @@ def nonnegative(name: str, value: object) -> float:
     number = _number(name, value, RidgeError)
     if not math.isfinite(number) or number < 0:
         raise RidgeError(f"{name}: expected a finite number >= 0 (absolute, added to Phi^T Phi), got {value!r}.")
+    if number < LEAST_PENALTY and _not_zero(number):
+        raise RidgeError(
+            f"{name}: expected 0 or at least {LEAST_PENALTY:.3g}, got {number!r}: it cannot be told from 0 safely."
+        )
     if number > LARGEST_ENTRY:
         raise RidgeError(
             f"{name}: expected at most {LARGEST_ENTRY:.3g}, got {number:.3g}: the update is zero to every digit there."
         )
     return number
+
+
+def _not_zero(number: float) -> bool:
+    """Read from the bits, without the sign: where subnormal numbers are flushed, they compare equal to zero."""
+    return int.from_bytes(struct.pack(">d", number), "big") % (1 << 63) != 0
 
 
 def number(name: str, value: object) -> float:

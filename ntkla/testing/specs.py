@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ntkla.linalg.checks import LEAST_PENALTY
 from ntkla.testing.spectra import DTYPES, features_with_spectrum, normal
 
 RESIDUALS = ("random", "in_span", "orthogonal", "one_output", "zero")
@@ -96,6 +97,11 @@ def mean_eigenvalue(features: torch.Tensor, bias: bool = False) -> float:
     return trace / (features.shape[1] + int(bias)) or 1.0
 
 
+def _penalty(relative: float, features: torch.Tensor, bias: bool) -> float:
+    """A ridge or weight decay in mean eigenvalues; one that is not 0 is at least the least that ntkla accepts."""
+    return max(relative * mean_eigenvalue(features, bias), LEAST_PENALTY) if relative > 0 else 0.0
+
+
 @dataclass(frozen=True, repr=False)
 class RidgeProblem(_Short):
     """A ridge regression in words; `arguments()` is the call `ntkla.ridge_solve(**arguments)`.
@@ -134,7 +140,7 @@ class RidgeProblem(_Short):
     @cached_property
     def ridge(self) -> float:
         """The absolute ridge."""
-        return self.ridge_relative * mean_eigenvalue(self.design.tensor, self.bias)
+        return _penalty(self.ridge_relative, self.design.tensor, self.bias)
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `ntkla.ridge_solve`."""
@@ -201,12 +207,12 @@ class Problem(_Short):
     @cached_property
     def ridge(self) -> float:
         """The absolute ridge."""
-        return self.ridge_relative * mean_eigenvalue(self.features_new, self.bias)
+        return _penalty(self.ridge_relative, self.features_new, self.bias)
 
     @cached_property
     def weight_decay(self) -> float:
         """The absolute weight decay."""
-        return self.weight_decay_relative * mean_eigenvalue(self.features_new, self.bias)
+        return _penalty(self.weight_decay_relative, self.features_new, self.bias)
 
     @cached_property
     def head_weight(self) -> torch.Tensor | None:

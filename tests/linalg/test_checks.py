@@ -103,7 +103,7 @@ def test_what_is_no_number_is_named(check, error, value):
         check("lr", value)
 
 
-@pytest.mark.parametrize("value", [0, 2, 0.5, np.float32(0.5), torch.tensor(0.5), 1e-320])
+@pytest.mark.parametrize("value", [0, 2, 0.5, np.float32(0.5), torch.tensor(0.5), 1e-300])
 def test_numbers_of_every_kind_pass(value):
     for check in (checks.nonnegative, checks.number):
         assert check("ridge", value) == float(value)
@@ -114,6 +114,18 @@ def test_numbers_of_every_kind_pass(value):
 def test_a_ridge_is_finite_and_not_negative(value):
     with pytest.raises(errors.RidgeError, match=r"ridge: expected a finite number >= 0 \(absolute"):
         checks.nonnegative("ridge", value)
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_a_ridge_that_flushed_arithmetic_would_take_for_none_is_refused(flushed):
+    torch.set_flush_denormal(flushed)
+    try:
+        for value in (1e-310, -1e-310 if flushed else 1e-305):
+            with pytest.raises(errors.RidgeError, match=r"ridge: expected 0 or at least 9\.33e-302"):
+                checks.nonnegative("ridge", value)
+        assert checks.nonnegative("ridge", 0.0) == 0.0
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_a_ridge_beyond_every_kernel_is_refused():
