@@ -185,7 +185,7 @@ def _optimum(old: DesignMatrix, solve: NormalSolve) -> Forgetting:
     """Refines until the relative bound of the drift, not only of the update, meets the tolerance."""
     tolerance, solution = solve.tolerance, solve.solution
     sizes = RowSizes.of(old, solve.stability)
-    solution.reach(relative_goal(tolerance))
+    solution.reach(relative_goal(tolerance, solve.stability))
     drift = drift_of(old, solution.x.high, solve.error, sizes)
     scale = drift_scale(old, solution.x.high, drift, float(norm_upper(drift.bound)) / tolerance)
     room = tolerance * scale - drift.from_rounding

@@ -211,11 +211,11 @@ class Refinement:
         self.corrections += 1
 
 
-def relative_goal(tolerance: float) -> Callable[[torch.Tensor], float]:
+def relative_goal(tolerance: float, stability: Stability) -> Callable[[torch.Tensor], float]:
     """The goal `tolerance * ||x||_F`, halved so that roundings in assembling the bound cannot spoil it."""
 
     def goal(x: torch.Tensor) -> float:
-        norm = float(torch.linalg.vector_norm(x))
+        norm = stability.length(x)
         return max(0.5 * tolerance * norm, NEGLIGIBLE) if math.isfinite(norm) else NEGLIGIBLE
 
     return goal

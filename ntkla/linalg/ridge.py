@@ -104,7 +104,7 @@ def ridge_solve(
         tolerance=tolerance,
         targets_copied=wide.dtype != targets.dtype,
     )
-    solve.solution.reach(relative_goal(tolerance))
+    solve.solution.reach(relative_goal(tolerance, solve.stability))
     error, relative = _measured(solve)
     if tolerance < relative < math.inf:
         # A free bias inherits the error of the weights times the feature mean: they have to be better by that.

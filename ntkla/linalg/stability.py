@@ -29,17 +29,24 @@ class SolutionError:
     """Per output column: `|phi . error| <= ||phi - centre|| weights + offset`.
 
     Without a free bias `phi - centre` stands for `[phi, 1]` and the offset is 0.
+
+    Attributes:
+        weights, offset: float64 [C].
+        radius: what turns an error of the weights into one of outputs, beside which the offset stands; 1 without a
+            free bias.
     """
 
     weights: torch.Tensor
     offset: torch.Tensor
+    radius: float = 1.0
 
     def __add__(self, other: SolutionError) -> SolutionError:
-        return SolutionError(rounded_up(self.weights + other.weights), rounded_up(self.offset + other.offset))
+        weights, offset = rounded_up(self.weights + other.weights), rounded_up(self.offset + other.offset)
+        return SolutionError(weights, offset, self.radius)
 
     def size(self) -> float:
         """One number, the 2-norm over columns of both parts: what the refinement drives below its goal."""
-        return float(norm_upper(torch.cat([self.weights, self.offset])))
+        return float(norm_upper(torch.cat([self.weights * self.radius, self.offset])))
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,8 @@ class Stability:
         centre: the feature mean m, float64 [F], when the bias is unpenalised, else None.
         centre_error: 2-norm bound of the rounding of `centre`.
         rows: n.
+        radius: the root mean square of ||[phi_i, 1]|| when the bias is unpenalised, else 1: what an error of the
+            weights amounts to in an output.
     """
 
     least: float
@@ -59,6 +68,7 @@ class Stability:
     rows: int
     centre: torch.Tensor | None = None
     centre_error: float = 0.0
+    radius: float = 1.0
 
     @classmethod
     def ridge(cls, penalty: float, design: DesignMatrix, free_bias: bool) -> Stability:
@@ -71,7 +81,8 @@ class Stability:
         ones = torch.ones((design.rows, 1), dtype=torch.float64, device=design.device)
         centre = design.rmatmul(ones)[:-1, 0] / design.rows
         error = (gamma(design.summands + 2) * design.frobenius() + TINY64 * design.rows) / math.sqrt(design.rows)
-        return cls(least, gain, design.rows, centre, error * SHORT_CHAIN)
+        radius = design.frobenius() / math.sqrt(design.rows)
+        return cls(least, gain, design.rows, centre, error * SHORT_CHAIN, radius)
 
     @classmethod
     def full_rank(cls, least: float, design: DesignMatrix) -> Stability:
@@ -94,7 +105,7 @@ class Stability:
         rounding = (
             3 * U64 * (norm_upper(rho[:-1], dim=0) + self.centre_norm * bias_part) + self.centre_error * bias_part
         )
-        return SolutionError(rounded_up((centred + rounding) / self.least), rounded_up(bias_part / self.rows))
+        return self._free((centred + rounding) / self.least, bias_part / self.rows)
 
     def rounding(self, r: Residual) -> SolutionError:
         """What the rounding inside the residual adds."""
@@ -102,14 +113,13 @@ class Stability:
         if self.centre is None:
             return SolutionError(rounded_up(weights), torch.zeros_like(weights))
         weights = weights + r.bias_error * (self.centre_norm / self.least)
-        offset = r.bias_error / self.rows + r.output_error / math.sqrt(self.rows)
-        return SolutionError(rounded_up(weights), rounded_up(offset))
+        return self._free(weights, r.bias_error / self.rows + r.output_error / math.sqrt(self.rows))
 
     def inherited(self, targets_error: torch.Tensor) -> SolutionError:
         """What it adds when the targets themselves are off by at most `targets_error` (2-norm per column)."""
         weights = torch.where(targets_error > 0.0, self.gain * targets_error, 0.0)
         offset = torch.zeros_like(weights) if self.centre is None else targets_error / math.sqrt(self.rows)
-        return SolutionError(rounded_up(weights), rounded_up(offset))
+        return self._free(weights, offset)
 
     def moved(self, by: torch.Tensor) -> SolutionError:
         """What it adds when the stored solution itself is off by at most `by`, entry by entry [K, C]."""
@@ -117,7 +127,16 @@ class Stability:
             weights = norm_upper(by, dim=0)
             return SolutionError(weights, torch.zeros_like(weights))
         weights = norm_upper(by[:-1], dim=0)
-        return SolutionError(weights, rounded_up(by[-1].abs() + self.centre_norm * weights))
+        return self._free(weights, by[-1].abs() + self.centre_norm * weights)
+
+    def _free(self, weights: torch.Tensor, offset: torch.Tensor) -> SolutionError:
+        return SolutionError(rounded_up(weights), rounded_up(offset), self.radius)
+
+    def length(self, x: torch.Tensor) -> float:
+        """||x||_F in the units of `SolutionError.size`."""
+        if self.centre is None:
+            return float(torch.linalg.vector_norm(x))
+        return math.hypot(float(torch.linalg.vector_norm(x[:-1])) * self.radius, float(torch.linalg.vector_norm(x[-1])))
 
     def whole(self, error: SolutionError) -> torch.Tensor:
         """Upper bound of the 2-norm of a column's error, its bias included."""
