@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 _SPLITTER = 2.0**27 + 1.0
+_CHUNK_ENTRIES = 2**15
 
 
 class Doubled(NamedTuple):
@@ -47,6 +48,18 @@ def add(x: Doubled, y: torch.Tensor) -> Doubled:
     """x + y, off by at most `2 u^2 (|x| + |y|)`."""
     high, error = two_sum(x.high, y)
     return two_sum(high, x.low + error)
+
+
+def add_into(x: Doubled, y: torch.Tensor) -> None:
+    """x += y in place, [K, C]; x.low collects the errors of the high additions and is not folded back.
+
+    Row chunk by row chunk, so that what lies between stays in a cache: for large arrays that is most of the time.
+    """
+    rows = max(1, _CHUNK_ENTRIES // y.shape[1])
+    for high, low, part in zip(torch.split(x.high, rows), torch.split(x.low, rows), torch.split(y, rows), strict=True):
+        total_high, error = two_sum(high, part)
+        high.copy_(total_high)
+        low.add_(error)
 
 
 def column_sum(x: Doubled) -> Doubled:

@@ -14,7 +14,7 @@ import math
 
 import torch
 
-from ntkla.linalg.doubled import Doubled, column_sum, total, two_product, two_sum
+from ntkla.linalg.doubled import Doubled, add_into, column_sum, total, two_product, two_sum
 from ntkla.linalg.normal_problem import (
     NormalProblem,
     Residual,
@@ -105,11 +105,8 @@ class _Pass:
         return total([y, *(-term for term in product_terms(left, self.x_factors, y.shape[1]))])
 
     def _accumulate(self, terms: list[torch.Tensor]) -> None:
-        high, low = self.rho
         for term in terms:
-            high, error = two_sum(high, term)
-            low = low + error
-        self.rho = Doubled(high, low)
+            add_into(self.rho, term)
         self.additions += len(terms)
 
     def finish(self) -> Residual:
