@@ -16,6 +16,8 @@ from ntkla.app.threads import one_thread
 Progress = Callable[[int, int], None]
 IMAGE_EDGE = 64
 _BATCH = 100
+# Each thread holds the activations of a batch, about 0.1 GB.
+_MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def _efficientnet_features(images: torch.Tensor, progress: Progress) -> torch.Te
 
     done: list[torch.Tensor] = []
     # A batch a thread, instead of all threads on one batch: they never wait for each other.
-    with one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with one_thread(), ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         for rows in pool.map(features, torch.split(images, _BATCH)):
             done.append(rows)
             progress(sum(map(len, done)), len(images))

@@ -8,13 +8,9 @@ from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
-from ntkla.linalg.errors import NtklaError
+from ntkla.linalg.errors import MissingPackageError, NtklaError
 
 EXIT_ERROR = 2
-
-
-class MissingPackageError(NtklaError, ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
 
 
 class OutputError(NtklaError, OSError):

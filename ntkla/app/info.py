@@ -12,11 +12,12 @@ import torch
 
 import ntkla
 from ntkla.app import cache
-from ntkla.app.failures import MissingPackageError
+from ntkla.linalg.errors import MissingPackageError
 from ntkla.linalg.precision import flushes_subnormals
 
 _NEEDED = ("torch", "numpy", "scipy")
 _OPTIONAL = (
+    "threadpoolctl",
     "triton",
     "typer",
     "rich",

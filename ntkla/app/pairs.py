@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -67,11 +66,6 @@ def _halves(x: Array | np.float64) -> tuple[Array, Array]:
     return np.asarray(high), np.asarray(x - high)
 
 
-def matmul(a: Array, b: Array) -> Array:
-    """a b by PyTorch, whose threads can be counted; numpy's library has its own."""
-    return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
-
-
 class SlicedMatrix:
     """A float64 matrix A [n, k], ready for products A x and A^T x in extended precision.
 
@@ -106,7 +100,7 @@ class SlicedMatrix:
         right = self._cut(x, exponent)
         total = pair(np.zeros((left[0].shape[0], x.high.shape[1])))
         for p, part in enumerate(left[: self._levels]):
-            wide = matmul(part, np.hstack(right[: self._levels - p]))
+            wide = part @ np.hstack(right[: self._levels - p])
             for term in np.hsplit(wide, self._levels - p):
                 total = add(total, pair(term))
         return Pair(np.ldexp(total.high, exponent + self._exponent), np.ldexp(total.low, exponent + self._exponent))

@@ -19,7 +19,8 @@ BLUE, VERMILION, GREY, BLACK = "#0072B2", "#D55E00", "#8A8A8A", "#1A1A1A"
 COLOUR = {"optimum": BLUE, "sgd": VERMILION}
 MARK = {"optimum": "s", "sgd": "o"}
 LABEL = {"optimum": "ridge optimum", "sgd": "SGD"}
-_LEAST_SHARE = 1e-8
+# Leaves room for a legend below the smallest energies.
+_LEAST_SHARE = 1e-10
 # The optimum's marks stand a little to the right of SGD's, so that both are seen where they agree.
 _ASIDE = 0.22
 _STYLE = {

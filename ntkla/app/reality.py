@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ntkla.app.pairs import Array, Pair, SlicedMatrix, add, matmul, pair, scale
+from ntkla.app.pairs import Array, Pair, SlicedMatrix, add, pair, scale
 
 # A step of refinement with exact gradients gains about 11 digits here, and a pair holds 32.
 _REFINEMENTS = 4
@@ -94,7 +94,7 @@ def solve_optimum(problem: Problem, *, ridge: float) -> Trained:
 def optimum_exactly(problem: Problem, *, ridge: float, near: Array) -> Pair:
     """The optimum in extended precision, about 80 bits: from a head nearby, Newton steps with exact gradients."""
     design = SlicedMatrix(problem.design)
-    hessian = matmul(problem.design.T, problem.design) + ridge * np.eye(problem.design.shape[1])
+    hessian = problem.design.T @ problem.design + ridge * np.eye(problem.design.shape[1])
     factor = torch.linalg.cholesky(torch.from_numpy(hessian))
     head, start = pair(near), pair(problem.start)
     for _ in range(_REFINEMENTS):

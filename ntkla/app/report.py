@@ -32,8 +32,8 @@ class Row:
         r50, r90: the fewest modes of G_AA, largest eigenvalue first, with 50 and 90 % of the forecast drift's energy.
         k_G, k_star: the share rank (90 %) of G_AA, and of K_AA counted in whole eigenspaces.
             A rank that the error bounds leave open is its interval, a list of two.
-        seconds_forecast, seconds_training: wall time, on one thread, of the one forecast, and the one training, of the new task; each
-            serves all old tasks.
+        seconds_forecast, seconds_training: wall time on one thread of the one forecast, and the one training, of the
+            new task; each serves all old tasks.
     """
 
     old: int

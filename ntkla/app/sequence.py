@@ -18,7 +18,7 @@ import torch
 
 from ntkla.app.comparison import OPTIMUM, SGD, Comparison, Ranks
 from ntkla.app.data import SplitTask
-from ntkla.app.pairs import Array, Pair, matmul
+from ntkla.app.pairs import Array, Pair
 from ntkla.app.reality import (
     Problem,
     Trained,
@@ -194,8 +194,8 @@ class _Happened:
 
 
 def _compared(old: _Old, expected: _Expected, happened: _Happened) -> Comparison:
-    before = matmul(old.design, happened.start)
-    fact = matmul(old.design, happened.trained.head) - before
+    before = old.design @ happened.start
+    fact = old.design @ happened.trained.head - before
     drift, bound = expected.drift[old.number], expected.bound[old.number]
     parts = decompose(drift, old.modes, error_bound=bound)
     return Comparison(

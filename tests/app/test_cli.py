@@ -125,10 +125,14 @@ def test_the_demo_without_a_package_it_needs(package, monkeypatch, tmp_path, com
 
 
 def test_the_threads_are_given_back_even_after_an_error():
+    def fails() -> None:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+            raise RidgeError("on the way")
+
     before = torch.get_num_threads()
-    with pytest.raises(RidgeError), one_thread():
-        assert torch.get_num_threads() == 1
-        raise RidgeError("on the way")
+    with pytest.raises(RidgeError):
+        fails()
     assert torch.get_num_threads() == before
 
 
