@@ -89,7 +89,9 @@ def energies_in(drift: torch.Tensor, error: float, modes: Eigenmodes) -> Energie
 
     everything = _squared(total.reshape(1), fixed, drift.numel())
     inside = enclosed(each.cumsum(0), modes.angle_bound)
-    after = enclosed((each.flip(0).cumsum(0).flip(0) - each).clamp_(min=0.0) + outside, modes.angle_bound)
+    # Summed from the end and without the mode itself: subtracting a large energy would cancel the small ones after it.
+    later = torch.cat([each[1:], torch.zeros_like(each[:1])]).flip(0).cumsum(0).flip(0)
+    after = enclosed(later + outside, modes.angle_bound)
     none = torch.zeros_like(everything.low)
     leading = _growing(
         Interval(torch.cat([none, inside.low]), torch.cat([none, inside.high]).clamp_(max=everything.high))

@@ -35,7 +35,7 @@ from ntkla.linalg.enclosure import Enclosed, choose, divide, exactly, minus, mul
 from ntkla.linalg.precision import TINY64, U64, rounded_up
 
 # Assumption: torch's expm1 is within this many units in the last place (SLEEF and CUDA state at most 1, libm 2).
-EXPM1_ULPS = 4
+EXPM1_ULPS = 2
 # Below this t a the filter is t to within t a / 2 relative, a quarter of a rounding.
 _LINEAR = U64 / 2
 
@@ -62,7 +62,7 @@ def _flow(time: float, a: torch.Tensor) -> FilterValues:
     linear = x <= _LINEAR
     value = torch.where(linear, torch.full_like(a, time), -torch.expm1(-x) / torch.where(linear, torch.ones_like(a), a))
     # The product t a (condition <= 1), expm1, the division; an underflow of t a is in the linear branch.
-    relative = (EXPM1_ULPS + 3) * U64
+    relative = (2 * EXPM1_ULPS + 3) * U64  # a unit in the last place is up to 2 u
     return FilterValues(value, rounded_up(relative * value))
 
 

@@ -208,9 +208,10 @@ def _entropy(boxes: Boxes) -> Rank:
         least.append(min(at_ends))
         most.append(math.exp(-1.0) if p < math.exp(-1.0) < r else max(at_ends))
     low, high = math.fsum(least), math.fsum(most)
-    # Logarithm, product and sum lose up to 8 u of the entropy, the exponential's rounding and C's product 8 u more.
-    low = math.exp(low) * (1.0 - (16 + 8 * low) * U64)
-    high = math.exp(high) * (1.0 + (16 + 8 * high) * U64)
+    # Logarithm (4 units in the last place are 8 u), product and sum lose up to 10 u of the entropy; the exponential,
+    # C's product and the corrections themselves at most 16 u more.
+    low = math.exp(low) * (1.0 - (16 + 10 * low) * U64)
+    high = math.exp(high) * (1.0 + (16 + 10 * high) * U64)
     return _real(copies * value, copies * max(low, 1.0), copies * min(high, float(count)), "entropy")
 
 
