@@ -65,10 +65,10 @@ def certified(
     """What a computed eigendecomposition is for this matrix, which need not be the one that it was computed from."""
     residual, column_errors = eigen_residual(matrix.matrix, vectors, values)
     rounding = float(norm_upper(column_errors))
-    norm = (float(norm_upper(residual)) + rounding) * SHORT_CHAIN
-    # |lambda_i - values_i| <= ||R|| / sqrt(1 - defect), `certificates.py`; Weyl's theorem adds the error of A.
-    distance = (divided_by_cosine(norm, defect) + matrix.error) * SHORT_CHAIN
+    error = (rounding + matrix.error * math.sqrt(1.0 + defect)) * SHORT_CHAIN
+    # |lambda_i - values_i| <= ||R|| / sqrt(1 - defect), `certificates.py`, with the R of the exact A: the computed one
+    # need not be symmetric.
+    distance = divided_by_cosine((float(norm_upper(residual)) + error) * SHORT_CHAIN, defect)
     smallest = max(floor, (float(values[0]) - distance) / SHORT_CHAIN)
     largest = (float(values[-1]) + distance) * SHORT_CHAIN
-    error = (rounding + matrix.error * math.sqrt(1.0 + defect)) * SHORT_CHAIN
     return Diagonalization(values, vectors, residual.abs_(), error, defect, smallest, largest, floor)

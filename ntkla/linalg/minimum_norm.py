@@ -27,7 +27,7 @@ from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.doubled import Doubled, add
 from ntkla.linalg.factor import CholeskyFactor, QRFactor
 from ntkla.linalg.normal import gram_matrix, normal_matrix
-from ntkla.linalg.normal_problem import NormalProblem
+from ntkla.linalg.normal_problem import NormalProblem, adjoint_underflow
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
 from ntkla.linalg.refine import HIGHEST_LEVEL, Refinement
 from ntkla.linalg.residual import residual
@@ -113,7 +113,9 @@ class RowRankRefinement:
         assert self._outputs.outputs is not None
         step = torch.cholesky_solve(self._outputs.outputs, self.triangle)
         moved = self.problem.design.rmatmul(step)
-        rounding = gamma(self.problem.design.summands + 1) * self.problem.frobenius * norm_upper(step, dim=0)
+        size = norm_upper(step, dim=0)
+        rounding = gamma(self.problem.design.summands + 1) * self.problem.frobenius * size
+        rounding = rounding + adjoint_underflow(self.problem, size, products=1)
         lost = 4 * U64**2 * (norm_upper(self.x.high, dim=0) + norm_upper(moved, dim=0))
         self._displacement = rounded_up(self._displacement + rounding + lost)
         self.x = add(self.x, moved)
