@@ -29,23 +29,16 @@ class BoundedMatrix(NamedTuple):
     error: float
 
 
-def normal_matrix(design: DesignMatrix, *, scale: torch.Tensor | None = None) -> BoundedMatrix:
-    """`diag(scale) Phi^T Phi diag(scale)` in float64, exactly symmetric.
-
-    Args:
-        design: Phi, n x columns.
-        scale: float64 [columns], powers of two (so that scaling is exact), or None for ones.
-
-    Returns:
-        (matrix, error): float64 [columns, columns] and the bound of `||matrix - exact||_2`.
+def normal_matrix(design: DesignMatrix) -> BoundedMatrix:
+    """`Phi^T Phi` in float64, exactly symmetric, columns x columns, with the bound of `||matrix - exact||_2`.
 
     Cost: n columns^2 operations (one triangle only) and one float64 block of the features at a time.
     """
     accumulator = torch.zeros((design.columns, design.columns), dtype=torch.float64, device=design.device)
     for _, block in design.blocks():
-        add_square(accumulator, block if scale is None else block * scale)
+        add_square(accumulator, block)
     matrix = _mirrored(accumulator)
-    return BoundedMatrix(matrix, _rounding(matrix, design, 1.0 if scale is None else float(scale.max())))
+    return BoundedMatrix(matrix, _rounding(matrix, design))
 
 
 def float32_normal_matrix(design: DesignMatrix) -> torch.Tensor:
@@ -72,7 +65,7 @@ def gram_matrix(design: DesignMatrix) -> BoundedMatrix:
     matrix = normal_matrix(transposed).matrix
     if design.bias:
         matrix += 1.0
-    return BoundedMatrix(matrix, _rounding(matrix, transposed, 1.0))
+    return BoundedMatrix(matrix, _rounding(matrix, transposed))
 
 
 def exactly_zero(x: torch.Tensor) -> bool:
@@ -85,7 +78,7 @@ def _mirrored(accumulator: torch.Tensor) -> torch.Tensor:
     return accumulator.tril() + accumulator.tril(-1).T
 
 
-def _rounding(matrix: torch.Tensor, summed: DesignMatrix, scale: float) -> float:
+def _rounding(matrix: torch.Tensor, summed: DesignMatrix) -> float:
     """gamma tr(S), plus what underflow and flushed subnormals may have dropped; the sums ran over `summed.rows`."""
     edge = matrix.shape[0]
     pieces = -(-summed.rows // PIECE) + -(-summed.rows // summed.block_rows)
@@ -93,7 +86,6 @@ def _rounding(matrix: torch.Tensor, summed: DesignMatrix, scale: float) -> float
     trace = float(matrix.diagonal().sum()) * (1.0 + gamma(edge)) / (1.0 - per_entry)
     if trace == 0.0 and exactly_zero(summed.features):
         return 0.0
-    # Twice: subnormal entries may be flushed when they are read, and once more when a scaled one falls below `tiny`.
-    flushed = summed.flushed_mass() * (1.0 + scale)
+    flushed = summed.flushed_mass()
     underflow = 2.0 * edge * (summed.rows + 1) * TINY64 + (2.0 * math.sqrt(trace) + flushed) * flushed
     return (per_entry * trace + underflow) * SHORT_CHAIN
