@@ -82,9 +82,9 @@ def run_python(code: str) -> str:
 
 
 def test_import_adds_less_than_a_second_to_torch():
-    code = "import time, torch; start = time.perf_counter(); import ntkla; print(time.perf_counter() - start)"
-    fastest = min(float(run_python(code)) for _ in range(2))  # the first run may compile bytecode
-    assert fastest < 1.0
+    # Processor time: the wall clock of a busy machine says nothing about the import.  The first may compile bytecode.
+    code = "import time, torch; start = time.process_time(); import ntkla; print(time.process_time() - start)"
+    assert min(float(run_python(code)) for _ in range(2)) < 1.0
 
 
 def test_import_needs_neither_triton_nor_anything_for_people_or_tests():
