@@ -123,10 +123,10 @@ def promised_drift(problem: Problem) -> bool:
 
 
 def _cancels(features: torch.Tensor, targets: torch.Tensor) -> bool:
-    """Whether Phi^T T is smaller than its terms by 2^20: then T is orthogonal to the features but for its rounding."""
+    """Whether Phi^T T is smaller than ||Phi|| ||T|| by 2^20: then T is orthogonal to the features but for rounding."""
     phi, t = features.to(torch.float64), targets.to(torch.float64)
-    terms = phi.abs().T @ t.abs()
-    return bool(((phi.T @ t).norm(dim=0) < _CANCELS * terms.norm(dim=0)).any())
+    sizes = phi.norm() * t.norm(dim=0)
+    return bool(((phi.T @ t).norm(dim=0) <= _CANCELS * sizes)[sizes > 0].any())
 
 
 def _judge_status(result: RidgeSolution | Forgetting, relative: float) -> None:

@@ -47,6 +47,9 @@ RIDGE_SOUND = (
         ridge_relative=0.1,
         route="dual",
     ),
+    # Sums of squares vanish: the norm of the outputs was lost.
+    RidgeProblem(FeatureSpec(6, 4, seed=1, condition=1e6), 2, targets_scale=1e-170, ridge_relative=1.0),
+    RidgeProblem(FeatureSpec(6, 4, seed=1, scale=1e-158), 2, ridge_relative=1.0),
     # One row in an unusual layout could not be read as bytes.
     RidgeProblem(FeatureSpec(1, 1, "zero", layout="offset"), ridge_relative=1e-12, bias=True, penalize_bias=False),
     RidgeProblem(FeatureSpec(1, 8, "low_rank", twist="zero_row_and_column", scale=1e-3), 2, route="dual"),
@@ -110,6 +113,14 @@ FORGETTING_CERTIFIED = (
     # Rows of zeros were given the norm that other rows might have lost to underflow.
     Problem(
         FeatureSpec(3, 1, twist="zero_row_and_column"), FeatureSpec(7, 1, "pairs", scale=1e3), 4, residual_scale=1e3
+    ),
+    # A free bias: an error of the weights counts by what it does to an output.
+    Problem(
+        FeatureSpec(1, 2, "flat", condition=1.0, dtype="float32", scale=1e12),
+        FeatureSpec(2, 2, "flat", condition=1.0, dtype="float32", scale=1e12),
+        ridge_relative=1e-6,
+        bias=True,
+        penalize_bias=False,
     ),
     # Features of a million beside a free bias of one.
     Problem(
