@@ -223,8 +223,14 @@ def relative_drift_bound(forgetting: Forgetting, features_old: torch.Tensor) -> 
     magnitudes = features_old.to(torch.float64).abs() @ forgetting.head_update.T.abs()
     if forgetting.bias_update is not None:
         magnitudes = magnitudes + forgetting.bias_update.abs()
-    bound = float(torch.linalg.vector_norm(forgetting.error_bound))
-    scale = max(float(torch.linalg.vector_norm(forgetting.drift)), float(torch.linalg.vector_norm(magnitudes)))
+    bound = _norm(forgetting.error_bound)
+    scale = max(_norm(forgetting.drift), _norm(magnitudes))
     if bound == 0:
         return 0.0
     return bound / scale if scale > 0 and math.isfinite(bound) and math.isfinite(scale) else math.inf
+
+
+def _norm(x: torch.Tensor) -> float:
+    """The Frobenius norm, by the largest entry first: squares of small numbers vanish, those of large ones overflow."""
+    largest = float(x.abs().max())
+    return largest * float(torch.linalg.vector_norm(x / largest)) if 0 < largest < math.inf else largest
