@@ -3,7 +3,7 @@
 The pseudo-inverse is discontinuous where the rank changes, so an error bound needs a *certified* rank.
 
 - The rank is decided from the singular values in float64: one counts as zero below `max(n, K) 2u s_1` (the convention
-  of LAPACK's users; Golub and Van Loan, section 5.4.1).
+  of LAPACK's users; Golub and Van Loan, section 5.4.1), with a free bias below `max(n, K) 2u ||Phi||` once centred.
 - Full rank is certified by Cholesky: if `M - mu I`, M the smaller Gram matrix as computed, factors to completion in
   float64, then `lambda_min(M) >= mu - gamma_{k+2} / (1 - gamma) tr(M)` (Rump, "Verification of positive definiteness",
   BIT 46 (2006)); subtracting the rounding of M itself bounds the exact least eigenvalue.
@@ -194,7 +194,8 @@ def _truncated(design: DesignMatrix, targets: torch.Tensor, free_bias: bool) -> 
         means, target_means = features.mean(0), targets.mean(0)
         dense, right = features - means, targets - target_means
     u, s, vh = torch.linalg.svd(dense, full_matrices=False)
-    largest = float(s[0])
+    # Centring leaves roundings of the size of what was centred, not of what is left.
+    largest = float(s[0]) if means is None else float(torch.linalg.vector_norm(features))
     threshold = max(dense.shape) * 2 * U64 * largest
     rank = int((s > threshold).sum())
     following = float(s[rank]) if rank < len(s) else 0.0

@@ -86,6 +86,13 @@ RIDGE_CERTIFIED = (
     ),
 )
 
+RIDGE_RANK = (
+    # Equal rows beside a free bias: the rounding of centring was taken for a rank.
+    RidgeProblem(
+        FeatureSpec(9, 1, "flat", layout="expanded", scale=1e-3), ridge_relative=0.0, bias=True, penalize_bias=False
+    ),
+)
+
 FORGETTING_SOUND = (
     # The relative bound was divided by the size of an earlier, coarser solution.
     Problem(
