@@ -10,10 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from ntkla.forgetting.decompose import decompose
-from ntkla.forgetting.predict import Forgetting, predict_forgetting
+from ntkla.forgetting.predict import predict_forgetting
 from ntkla.forgetting.predictions import Flips, Predictions
 from ntkla.forgetting.ranks import effective_rank, vulnerable_rank
 from ntkla.forgetting.report import ForgettingReport
@@ -40,6 +39,7 @@ def forecast(
     q: float = 0.9,
     route: str = "auto",
     tol: float | None = None,
+    strict: bool = False,
 ) -> ForgettingReport:
     """Forecasts what training the head on the new task does to the old one.
 
@@ -53,26 +53,41 @@ def forecast(
         training: None for the optimum, or `GradientDescent` / `GradientFlow` for training that stops early.
         modes: all eigenmodes of the old features (with the head's bias), when they are known from an earlier forecast.
         q: the share for k_G and k*.
-        route, tol: as for `predict_forgetting`.
+        route, tol, strict: as for `predict_forgetting`.
 
     Returns:
         ForgettingReport.  Inputs are detached.
 
     Raises:
         ArgumentError, ShapeError, DtypeError, DeviceError, RidgeError, ScaleError, MemoryEstimateError,
-        TrainingDivergesError
+        TrainingDivergesError, NotCertifiedError
 
     Cost: that of `predict_forgetting`, `6 n_B F C` for the residual, and that of `eigenmodes` for all modes of the old
     features unless they are given.  Deterministic but for the times.
     """
     _check(old, new, head)
     seconds: dict[str, float] = {}
-    pulls = {"ridge": ridge, "penalize_bias": penalize_bias, "weight_decay": weight_decay}
+    bias = head.bias is not None
     with _timed("total", seconds):
         with _timed("drift", seconds):
-            found = _drift(old, new, head, training=training, route=route, tol=tol, **pulls)
+            residual = new_residual(new, head)
+            found = predict_forgetting(
+                old.features,
+                new.features,
+                residual.value,
+                ridge=ridge,
+                bias=bias,
+                penalize_bias=penalize_bias,
+                weight_decay=weight_decay,
+                head=head,
+                training=training,
+                residual_error=residual.error,
+                route=route,
+                tol=tol,
+                strict=strict,
+            )
         with _timed("modes", seconds):
-            modes = _old_modes(old, head.bias is not None, modes)
+            modes = _old_modes(old, bias, modes)
             parts = decompose(found.drift, modes, error_bound=found.error_bound, tol=tol)
         before = Predictions(*head.predict(old.features))
         after = before.moved(found.drift, found.error_bound)
@@ -93,20 +108,6 @@ def forecast(
         training=_in_words(training, ridge, weight_decay),
         seconds=seconds,
         status=found.status,
-    )
-
-
-def _drift(old: Task, new: Task, head: LinearHead, **settings: Any) -> Forgetting:
-    """`predict_forgetting` with the residual that the head leaves on the new task, its rounding included."""
-    residual = new_residual(new, head)
-    return predict_forgetting(
-        old.features,
-        new.features,
-        residual.value,
-        residual_error=residual.error,
-        bias=head.bias is not None,
-        head=head,
-        **settings,
     )
 
 

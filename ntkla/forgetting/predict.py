@@ -87,6 +87,7 @@ def predict_forgetting(
     residual_error: torch.Tensor | None = None,
     route: str = "auto",
     tol: float | None = None,
+    strict: bool = False,
 ) -> Forgetting:
     """Forecasts the drift of the old predictions under training on a new task, with a proved error bound.
 
@@ -104,13 +105,14 @@ def predict_forgetting(
             None takes `residual_new` as exact.
         route: `"primal"`, `"dual"` or `"auto"` (the cheaper); ignored with `training`.
         tol: wanted relative bound, default 1e-10; a looser one is faster.
+        strict: whether a status that is not certified raises `NotCertifiedError` instead of being returned.
 
     Returns:
         Forgetting.  Inputs are detached; no gradient flows through.
 
     Raises:
         DtypeError, ShapeError, DeviceError, NonFiniteError, ScaleError, RidgeError, ArgumentError, MemoryEstimateError,
-        TrainingDivergesError
+        TrainingDivergesError, NotCertifiedError
 
     Cost: `n_B F min(n_B, F)` operations for the factor, `4 n_B F C` for each residual (3 or 6 times that at level 1 or
     2), `2 n_A F C` for the drift.  Deterministic for fixed inputs (strides included), device, versions and threads.
@@ -125,6 +127,7 @@ def predict_forgetting(
     old = DesignMatrix(features_old, checks.flag("bias", bias))
     new = DesignMatrix(features_new, bias)
     free_bias = not checks.flag("penalize_bias", penalize_bias) and bias
+    strict = checks.flag("strict", strict)
     start = _start(head, new, residual_new.shape[1]) if weight_decay > 0 else None
     inexact = None if residual_error is None else _residual_error(residual_error, residual_new)
     if training is not None:
@@ -142,12 +145,16 @@ def predict_forgetting(
             tolerance=tolerance,
             targets_copied=True,
         )
-        return _optimum(old, replace(solve, targets_error=inexact))
+        found = _optimum(old, replace(solve, targets_error=inexact))
+        found.status.require(strict)
+        return found
     mask = torch.ones(new.columns, dtype=torch.float64, device=new.device)
     if free_bias:
         mask[-1] = 0.0
     update = trained_update(new, widened(residual_new), start, ridge * mask, weight_decay * mask, training, tolerance)
-    return _trained(old, update if inexact is None else update.with_residual_error(inexact), tolerance)
+    found = _trained(old, update if inexact is None else update.with_residual_error(inexact), tolerance)
+    found.status.require(strict)
+    return found
 
 
 def _start(head: LinearHead | None, design: DesignMatrix, outputs: int) -> torch.Tensor:

@@ -33,7 +33,12 @@ from ntkla.linalg.status import ABOVE_TOLERANCE, CERTIFIED, Status
 
 
 def eigenmodes(
-    operator_or_features: torch.Tensor | LinearOperator, k: int, *, bias: bool = False, tol: float | None = None
+    operator_or_features: torch.Tensor | LinearOperator,
+    k: int,
+    *,
+    bias: bool = False,
+    tol: float | None = None,
+    strict: bool = False,
 ) -> Eigenmodes:
     """The k largest eigenvalues of a Gram operator, counted with multiplicity, and their eigenvectors.
 
@@ -45,12 +50,14 @@ def eigenmodes(
         bias: with features: whether to append a constant feature 1.  An operator has its own.
         tol: the value errors and residuals wanted, relative to the largest eigenvalue; 1e-10 when None.  It decides
             the status, not the work.
+        strict: whether a status that is not certified raises `NotCertifiedError` instead of being returned.
 
     Returns:
         float64 on the features' device; every bound is an actual upper bound for the features as stored.
 
     Raises:
-        DtypeError, ShapeError, NonFiniteError, ScaleError, DeviceError, ArgumentError, MemoryEstimateError
+        DtypeError, ShapeError, NonFiniteError, ScaleError, DeviceError, ArgumentError, MemoryEstimateError,
+        NotCertifiedError
 
     Cost: with m = min(n, columns): n m columns to form the small side, about 15 m^3 to decompose and certify it, and
     4 n k (columns + k) for the vectors.  Deterministic for fixed inputs, versions and thread count.
@@ -58,8 +65,10 @@ def eigenmodes(
     design, outputs, order = design_of(operator_or_features, bias)
     k = checks.integer("k", k, least=1, most=design.rows * outputs)
     tolerance = DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol)
+    strict = checks.flag("strict", strict)
     _check_memory(design, -(-k // outputs))
     modes = _gram_modes(design, -(-k // outputs), tolerance)
+    modes.status.require(strict)
     return modes if order is None else _repeated(modes, k, outputs, order)
 
 

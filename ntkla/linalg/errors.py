@@ -69,7 +69,7 @@ class MissingPackageError(NtklaError, ImportError):
 
 
 class NotCertifiedError(NtklaError, ArithmeticError):
-    """Raised only with `strict=True`: the bound that was reached does not meet the tolerance."""
+    """Raised only with `strict=True`: no bound is proved, or the one that was reached does not meet the tolerance."""
 
 
 class UndecidedError(NtklaError, ValueError):

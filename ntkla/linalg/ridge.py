@@ -65,6 +65,7 @@ def ridge_solve(
     penalize_bias: bool = True,
     route: str = "auto",
     tol: float | None = None,
+    strict: bool = False,
 ) -> RidgeSolution:
     """Minimises `1/2 ||features X - targets||_F^2 + ridge/2 ||X||_F^2`, with a proved error bound.
 
@@ -77,12 +78,14 @@ def ridge_solve(
         penalize_bias: whether the ridge applies to the bias as to any coefficient.
         route: `"primal"` (F x F), `"dual"` (n x n) or `"auto"` (the cheaper by `linalg.cost.route_cost`).
         tol: wanted relative error in the Frobenius norm, default 1e-10.  A looser one is faster.
+        strict: whether a status that is not certified raises `NotCertifiedError` instead of being returned.
 
     Returns:
         RidgeSolution, float64 on the features' device; inputs are detached.
 
     Raises:
-        DtypeError, ShapeError, DeviceError, NonFiniteError, ScaleError, RidgeError, ArgumentError, MemoryEstimateError
+        DtypeError, ShapeError, DeviceError, NonFiniteError, ScaleError, RidgeError, ArgumentError, MemoryEstimateError,
+        NotCertifiedError
 
     Cost: `n F min(n, F)` operations for the factor and `4 n F C` for each residual (3 or 6 times that at level 1 or 2).
     Deterministic for fixed inputs (strides included), device, versions and thread count.
@@ -92,6 +95,7 @@ def ridge_solve(
     checks.one_device(features=features, targets=targets)
     ridge = checks.nonnegative("ridge", ridge)
     tolerance = DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol)
+    strict = checks.flag("strict", strict)
     design = DesignMatrix(features, checks.flag("bias", bias))
     free_bias = not checks.flag("penalize_bias", penalize_bias) and bias
     wide = widened(targets)
@@ -122,7 +126,7 @@ def ridge_solve(
         error_bound=bounds[:f],
         bias_error_bound=bounds[f] if bias else None,
         route=solve.route,
-        status=solve.status(relative),
+        status=solve.status(relative).require(strict),
         diagnostics=solve.diagnostics(relative),
     )
 

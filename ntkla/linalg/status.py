@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ntkla.linalg.errors import NotCertifiedError
+
 CERTIFIED = "certified"
 ABOVE_TOLERANCE = "above_tolerance"
 RANK_DEFICIENT = "rank_deficient"
@@ -32,6 +34,16 @@ class Status:
     def certified(self) -> bool:
         """True when the error bound is proved and meets the tolerance."""
         return self.code == CERTIFIED
+
+    def require(self, strict: bool) -> Status:
+        """This status.
+
+        Raises:
+            NotCertifiedError: when `strict` and it is not certified; holds the same code and message.
+        """
+        if strict and not self.certified:
+            raise NotCertifiedError(str(self))
+        return self
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

@@ -15,7 +15,7 @@ from ntkla.forgetting.forecast import forecast, new_residual
 from ntkla.forgetting.predictions import Flips, Predictions
 from ntkla.forgetting.tasks import LinearHead, Task
 from ntkla.forgetting.training import GradientDescent, GradientFlow
-from ntkla.linalg.errors import ArgumentError, DtypeError, RidgeError, ShapeError, UndecidedError
+from ntkla.linalg.errors import ArgumentError, DtypeError, NotCertifiedError, RidgeError, ShapeError, UndecidedError
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, U64, gamma
 from ntkla.testing import Exact, FeatureSpec, Problem, ambient_state, compare, hostile_states, problems
 from ntkla.testing.balls import ball, ball_matrix, design_matrix, diagonal, flint
@@ -276,3 +276,10 @@ def test_ambient_state_changes_nothing_but_bits(state: str) -> None:
     assert bool(((hostile.drift - ordinary.drift).abs() <= hostile.error_bound + ordinary.error_bound).all())
     assert float(hostile.accuracy_forecast) == float(ordinary.accuracy_forecast)
     assert hostile.r_90.value == ordinary.r_90.value
+
+
+@pytest.mark.parametrize("training", [None, GradientFlow(1.0)])
+def test_a_strict_forecast_raises_where_the_bound_misses_the_tolerance(training):
+    assert forecast(OLD, NEW, HEAD, ridge=1.0, training=training, strict=True).status.certified
+    with pytest.raises(NotCertifiedError, match="above_tolerance"):
+        forecast(OLD, NEW, HEAD, ridge=1.0, training=training, tol=1e-300, strict=True)
