@@ -144,6 +144,7 @@ def predict_forgetting(
             route=route,
             tolerance=tolerance,
             targets_copied=True,
+            rows_predicted=old.rows,
         )
         found = _optimum(old, replace(solve, targets_error=inexact))
         found.status.require(strict)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -39,6 +40,11 @@ class NormalProblem:
     diagonals: tuple[torch.Tensor, ...]
     shift: Doubled | None
     frobenius: float
+
+    @cached_property
+    def target_norms(self) -> torch.Tensor:
+        """Upper bounds of the norms of the targets' columns, [C]."""
+        return norm_upper(self.targets, dim=0)
 
     def small_terms(self, x: Doubled) -> torch.Tensor:
         """||p x|| + ||shift|| per column, to a few roundings."""
@@ -89,8 +95,7 @@ def plain_residual(problem: NormalProblem, x: Doubled) -> Residual:
 
 def plain_output_error(problem: NormalProblem, x_norm: torch.Tensor) -> torch.Tensor:
     """Bound of the rounding of `T = Y - Phi x` in float64; gamma has a rounding to spare for dropping x.low."""
-    y_norm = norm_upper(problem.targets, dim=0)
-    rounding = pieced_gamma(problem.design.columns) * problem.frobenius * x_norm + U64 * y_norm
+    rounding = pieced_gamma(problem.design.columns) * problem.frobenius * x_norm + U64 * problem.target_norms
     return rounded_up(rounding + output_underflow(problem, x_norm, products=1))
 
 

@@ -126,6 +126,7 @@ def prepare(
     route: str = "auto",
     tolerance: float = DEFAULT_TOLERANCE,
     targets_copied: bool = False,
+    rows_predicted: int = 0,
 ) -> NormalSolve:
     """Checks memory, picks the route, and builds the solution to refine.
 
@@ -136,12 +137,15 @@ def prepare(
         start: float64 [K, C], the head that the decay pulls towards zero; needed when decay > 0.
         free_bias: whether the bias column goes unpenalised.
         targets_copied: whether `targets` is a copy that the caller made (for the memory estimate).
+        rows_predicted: for how many samples the caller will multiply the solution out (likewise).
     """
     if ridge == 0 and decay == 0:
         solution, stability, picked, rank, needed = minimum_norm(design, targets, free_bias=free_bias, route=route)
         return NormalSolve(solution, stability, picked, needed, tolerance, rank)
     picked = route_cost(design.rows, design.columns, targets.shape[1], route).route
-    needed = memory_estimate(design, targets.shape[1], picked, targets_copied=targets_copied)
+    needed = memory_estimate(
+        design, targets.shape[1], picked, targets_copied=targets_copied, rows_predicted=rows_predicted
+    )
     checks.memory("the ridge solve", needed, design.device)
     mask = torch.ones(design.columns, dtype=torch.float64, device=design.device)
     if free_bias:

@@ -27,6 +27,8 @@ from ntkla.linalg.slicing import slice_bits
 from ntkla.linalg.stability import SolutionError, Stability
 
 HIGHEST_LEVEL = 4
+# Two products round, and the rest of the goal is left to the residual itself.
+_SHARE = 0.45
 # A residual at level s >= 1 bounds slices by their largest entry, not their norm: about 2^5 looser.
 _SLICE_LOOSENESS = 32.0
 # Each step at least halves the residual, and 106 bits is all that the solution holds.
@@ -65,7 +67,12 @@ class Refinement:
         self._candidates = list(candidates)
         self._factor: Factor | None = None
         self._state: _State | None = None
-        self._target_norm = float(norm_upper(problem.targets))
+        zeros = torch.zeros((), dtype=torch.float64, device=problem.targets.device).expand_as(problem.targets)
+        self._homogeneous = replace(problem, targets=zeros, shift=None)
+        self._parts: tuple[float, ...] = (
+            math.inf,
+            math.inf,
+        )  # what the two products of the last full residual add to the error
 
     @property
     def factor_name(self) -> str:
@@ -97,7 +104,7 @@ class Refinement:
             if self.error.size() <= wanted:
                 return True
             if self._state.rounding.size() > wanted / 2:
-                if self._raise_levels():
+                if self._raise_levels(wanted):
                     continue
                 # No level reaches the goal: corrections pay only until rho is down to its own rounding.
                 if self.stability.remaining(self._state.rho).size() <= self._state.rounding.size():
@@ -139,34 +146,39 @@ class Refinement:
         assert self._state is not None
         self.levels = levels
         r = residual(self.problem, self._state.x, levels)
+        zero = torch.zeros_like(r.output_error)
+        products = replace(r, adjoint_error=zero, bias_error=zero), replace(r, output_error=zero)
+        self._parts = tuple(self.stability.rounding(part).size() for part in products)
         self._state = _State(self._state.x, r.value, self.stability.rounding(r), fresh=True)
 
     def _levels(self, wanted: float) -> tuple[int, int]:
-        """The least levels whose rounding, estimated from norms, is at most a third of the goal."""
+        """The least levels whose rounding, estimated from norms, is at most its share of the goal."""
         design, whole = self.problem.design, self.problem.frobenius
         x = float(norm_upper(self.x.high))
-        output = self._target_norm if self.problem.shift is None else self._target_norm + whole * x
+        target_norm = float(norm_upper(self.problem.target_norms))
+        output = target_norm if self.problem.shift is None else target_norm + whole * x
         forward = pieced_gamma(design.columns) * whole * x * self.stability.gain
         adjoint = gamma(design.summands) * whole * output / self.stability.least
         step = 2.0 ** -slice_bits(design.columns, design.block_rows)
 
         def least(at_zero: float) -> int:
             sizes = [at_zero, *(at_zero * _SLICE_LOOSENESS * step**s for s in range(1, HIGHEST_LEVEL + 1))]
-            return next((s for s, size in enumerate(sizes) if size <= wanted / 3), HIGHEST_LEVEL)
+            return next((s for s, size in enumerate(sizes) if size <= _SHARE * wanted), HIGHEST_LEVEL)
 
         return least(forward), least(adjoint)
 
-    def _raise_levels(self) -> bool:
-        """Measures again one level higher; False at the top."""
+    def _raise_levels(self, wanted: float) -> bool:
+        """Measures again, one level higher in the products whose rounding is above its share; False at the top."""
         assert self._state is not None
         if not self._state.fresh:
             self._measure(self.levels)
             return True
-        higher = (min(self.levels[0] + 1, HIGHEST_LEVEL), min(self.levels[1] + 1, HIGHEST_LEVEL))
-        if higher == self.levels:
+        raised = [part > min(_SHARE * wanted, max(self._parts)) / 2 for part in self._parts]
+        forward, adjoint = (min(s + r, HIGHEST_LEVEL) for s, r in zip(self.levels, raised, strict=True))
+        if (forward, adjoint) == self.levels:
             return False
         before = self._state.rounding.size()
-        self._measure(higher)
+        self._measure((forward, adjoint))
         return self._state.rounding.size() < before
 
     def _correct(self) -> bool:
@@ -193,9 +205,7 @@ class Refinement:
 
     def _apply(self, step: torch.Tensor) -> Residual:
         """-A step in plain float64, with the bound of its rounding."""
-        zeros = torch.zeros((), dtype=torch.float64, device=step.device).expand_as(self.problem.targets)
-        homogeneous = replace(self.problem, targets=zeros, shift=None)
-        return residual(homogeneous, Doubled(step, torch.zeros_like(step)), (0, 0))
+        return residual(self._homogeneous, Doubled(step, torch.zeros_like(step)), (0, 0))
 
     def _accept(self, step: torch.Tensor, rho: torch.Tensor, applied: Residual) -> None:
         assert self._state is not None

@@ -131,7 +131,7 @@ class _Pass:
         k, whole = design.columns, self.problem.frobenius
         rows = math.sqrt(k) * math.hypot(*self.row_scales)
         rests = [norm_upper(rest, dim=0) for rest in self.x_slices.rest]
-        y_norm = norm_upper(self.problem.targets, dim=0)
+        y_norm = self.problem.target_norms
         if level == 0:
             return plain_output_error(self.problem, rests[0])
         slice_norms = [whole + rows * 2.0 ** (-self.bits - 1)]
