@@ -14,6 +14,7 @@ import ntkla
 from ntkla.app import cache
 from ntkla.linalg.errors import MissingPackageError
 from ntkla.linalg.precision import flushes_subnormals
+from ntkla.linalg.probe import conventional_products
 
 _NEEDED = ("torch", "numpy", "scipy")
 _OPTIONAL = (
@@ -95,20 +96,30 @@ def _linear_algebra() -> Entries:
     built = torch.__config__.show()
     blas = re.search(r"BLAS_INFO=(\w+)", built)
     lapack = re.search(r"LAPACK_INFO=(\w+)", built)
+    probed = [(f"float64 products {device}", _rounding(device)) for device in _device_names()]
     return [
         ("torch BLAS, LAPACK", f"{blas.group(1) if blas else 'unknown'}, {lapack.group(1) if lapack else 'unknown'}"),
+        *probed,
         ("float32 products", f"precision '{torch.get_float32_matmul_precision()}' (bounds do not depend on it)"),
         ("subnormal numbers", "flushed to zero (bounds allow for it)" if flushes_subnormals() else "kept"),
     ]
+
+
+def _rounding(device: str) -> str:
+    kept = conventional_products(torch.device(device))
+    return "within their rounding bound (probed)" if kept else "BREAK their rounding bound: no result is certified here"
+
+
+def _device_names() -> list[str]:
+    return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def _primitives() -> Entries:
     """What each primitive ran on a tiny example, for each type of input."""
     forced = os.environ.get("NTKLA_BACKEND")
     why = f"NTKLA_BACKEND={forced}" if forced else "automatic choice"
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     entries = []
-    for device in devices:
+    for device in _device_names():
         for dtype in (torch.float64, torch.float32, torch.bfloat16):
             x = torch.ones((2, 2), dtype=dtype, device=device)
             for name, call in (("gram", ntkla.gram), ("normal_matmul", lambda x: ntkla.normal_matmul(x, x))):

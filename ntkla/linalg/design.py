@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, UNIT_ROUNDOFF, flushes_subnormals, gamma, norm_upper
+from ntkla.linalg.probe import require_conventional_products
 from ntkla.linalg.products import PIECE, add_matmul, pieced_matmul
 
 # At most 32 MiB a block: fewer rows would spend the time of wide features on adding up their many small products.
@@ -53,6 +54,7 @@ class DesignMatrix:
     """
 
     def __init__(self, features: torch.Tensor, bias: bool = False) -> None:
+        require_conventional_products(features.device)
         self.features = features
         self.bias = bias
         self.rows = features.shape[0]

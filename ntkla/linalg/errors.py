@@ -61,7 +61,7 @@ class MemoryEstimateError(NtklaError, MemoryError):
 
 
 class BackendError(NtklaError, RuntimeError):
-    """The backend that was forced cannot run this operation here."""
+    """The backend that was forced cannot run this operation here, or float64 products break their rounding bound."""
 
 
 class MissingPackageError(NtklaError, ImportError):

@@ -9,7 +9,7 @@ when the processor flushes subnormals to zero.  An inner product of length n, su
 fused multiply-add, is off by at most `gamma_n |x|^T |y| + 2 n tiny`, `gamma_n = n u / (1 - n u)`.
 
 Assumption: the BLAS in use multiplies float64 matrices with float64 operations in the conventional way.  One that
-emulates float64 or multiplies Strassen-like breaks the model.
+emulates float64 or multiplies Strassen-like breaks the model; `probe.py` tries it once a process.
 """
 
 from __future__ import annotations
