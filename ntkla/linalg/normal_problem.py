@@ -19,7 +19,7 @@ import torch
 
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.doubled import Doubled
-from ntkla.linalg.precision import TINY64, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
 from ntkla.linalg.products import add_matmul, pieced_gamma, pieced_matmul
 
 
@@ -45,6 +45,11 @@ class NormalProblem:
     def target_norms(self) -> torch.Tensor:
         """Upper bounds of the norms of the targets' columns, [C]."""
         return norm_upper(self.targets, dim=0)
+
+    @cached_property
+    def largest_penalty(self) -> float:
+        """Upper bound of the largest entry of the penalty."""
+        return sum(float(diagonal.max()) for diagonal in self.diagonals) * SHORT_CHAIN
 
     def small_terms(self, x: Doubled) -> torch.Tensor:
         """||p x|| + ||shift|| per column, to a few roundings."""
@@ -118,7 +123,8 @@ def output_underflow(problem: NormalProblem, x_norm: torch.Tensor, products: int
 
 
 def adjoint_underflow(problem: NormalProblem, output_norm: torch.Tensor, products: int) -> torch.Tensor:
-    """What rho may lose, in the same way."""
+    """What rho may lose, in the same way, and through subnormal entries of x that the penalty multiplies."""
     design = problem.design
     dropped = output_norm * design.flushed_mass() + TINY64 * math.sqrt(design.rows) * problem.frobenius
+    dropped = dropped + TINY64 * math.sqrt(design.columns) * problem.largest_penalty
     return dropped + 8 * products * design.rows * TINY64 * math.sqrt(design.columns)

@@ -21,7 +21,7 @@ import torch
 
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.normal_problem import Residual
-from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.precision import SHORT_CHAIN, U64, gamma, norm_upper, rounded_up
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ class Stability:
             return cls(least, gain, design.rows)
         ones = torch.ones((design.rows, 1), dtype=torch.float64, device=design.device)
         centre = design.rmatmul(ones)[:-1, 0] / design.rows
-        error = (gamma(design.summands + 2) * design.frobenius() + TINY64 * design.rows) / math.sqrt(design.rows)
+        # The mean is of the features alone; flushed arithmetic may drop small ones, and again in the division.
+        rounding = gamma(design.summands + 2) * DesignMatrix(design.features).frobenius() + 2 * design.flushed_mass()
+        error = rounding / math.sqrt(design.rows)
         radius = design.frobenius() / math.sqrt(design.rows)
         return cls(least, gain, design.rows, centre, error * SHORT_CHAIN, radius)
 
