@@ -40,9 +40,17 @@ from ntkla.linalg.doubled import two_product
 from ntkla.linalg.errors import ScaleError
 from ntkla.linalg.normal import BoundedMatrix, normal_matrix
 from ntkla.linalg.normal_solver import SolveDiagnostics
-from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.precision import (
+    DEFAULT_TOLERANCE,
+    NEGLIGIBLE,
+    SHORT_CHAIN,
+    TINY64,
+    U64,
+    gamma,
+    norm_upper,
+    rounded_up,
+)
 from ntkla.linalg.products import pieced_gamma, pieced_matmul
-from ntkla.linalg.refine import NEGLIGIBLE
 from ntkla.linalg.status import ABOVE_TOLERANCE, CERTIFIED, UNCERTIFIED, Status
 
 

@@ -23,9 +23,17 @@ import torch
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.doubled import total, two_product, two_sum
 from ntkla.linalg.normal import BoundedMatrix
-from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
-from ntkla.linalg.refine import HIGHEST_LEVEL, NEGLIGIBLE
-from ntkla.linalg.slicing import SIGNIFICAND, cut, exponents, length_bits, product_terms, right_factors, slice_bits
+from ntkla.linalg.precision import NEGLIGIBLE, SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.slicing import (
+    HIGHEST_LEVEL,
+    SIGNIFICAND,
+    cut,
+    exponents,
+    length_bits,
+    product_terms,
+    right_factors,
+    slice_bits,
+)
 
 # Columns of the right factor whose slices and products are held at a time.
 PANEL = 256

@@ -29,8 +29,9 @@ from ntkla.linalg.factor import CholeskyFactor, QRFactor
 from ntkla.linalg.normal import gram_matrix, normal_matrix
 from ntkla.linalg.normal_problem import NormalProblem, adjoint_underflow
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
-from ntkla.linalg.refine import HIGHEST_LEVEL, Refinement
+from ntkla.linalg.refine import Refinement
 from ntkla.linalg.residual import residual
+from ntkla.linalg.slicing import HIGHEST_LEVEL
 from ntkla.linalg.stability import SolutionError, Stability
 
 _MOST_CORRECTIONS = 8

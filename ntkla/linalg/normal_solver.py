@@ -18,8 +18,8 @@ from ntkla.linalg.doubled import two_product
 from ntkla.linalg.factor import CholeskyFactor, DualFactor, Factor, QRFactor
 from ntkla.linalg.minimum_norm import RankDecision, Solution, minimum_norm
 from ntkla.linalg.normal_problem import NormalProblem
-from ntkla.linalg.precision import DEFAULT_TOLERANCE, UNIT_ROUNDOFF
-from ntkla.linalg.refine import NEGLIGIBLE, Candidate, Refinement
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, NEGLIGIBLE, UNIT_ROUNDOFF
+from ntkla.linalg.refine import Candidate, Refinement
 from ntkla.linalg.results import Result
 from ntkla.linalg.stability import SolutionError, Stability
 from ntkla.linalg.status import ABOVE_TOLERANCE, CERTIFIED, RANK_DEFICIENT, Status

@@ -31,6 +31,9 @@ TINY64 = torch.finfo(torch.float64).tiny
 # (1 + 66 u)(1 - u)^64 > 1.  The even multiple of u is a float64; 65 u would be rounded down.
 SHORT_CHAIN = 1.0 + 66 * U64
 
+# An error below this is nothing but the allowance for underflow: it counts as zero when the result is zero.
+NEGLIGIBLE = 2.0**-900
+
 # What a caller gets who names no tolerance, relative to the scale that each result states.
 DEFAULT_TOLERANCE = 1e-10
 

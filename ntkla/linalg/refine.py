@@ -20,13 +20,12 @@ import torch
 from ntkla.linalg.doubled import Doubled, add
 from ntkla.linalg.factor import Factor
 from ntkla.linalg.normal_problem import NormalProblem, Residual
-from ntkla.linalg.precision import U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.precision import NEGLIGIBLE, U64, gamma, norm_upper, rounded_up
 from ntkla.linalg.products import pieced_gamma
 from ntkla.linalg.residual import residual
-from ntkla.linalg.slicing import slice_bits
+from ntkla.linalg.slicing import HIGHEST_LEVEL, slice_bits
 from ntkla.linalg.stability import SolutionError, Stability
 
-HIGHEST_LEVEL = 4
 # Two products round, and the rest of the goal is left to the residual itself.
 _SHARE = 0.45
 # A residual at level s >= 1 bounds slices by their largest entry, not their norm: about 2^5 looser.
@@ -34,8 +33,6 @@ _SLICE_LOOSENESS = 32.0
 # Each step at least halves the residual, and 106 bits is all that the solution holds.
 _MOST_STEPS = 106
 _CONTRACTION = 0.5
-# An error below this is nothing but the allowance for underflow: it counts as zero when the solution is zero.
-NEGLIGIBLE = 2.0**-900
 
 Candidate = tuple[str, Callable[[], Factor | None]]
 

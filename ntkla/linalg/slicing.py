@@ -20,6 +20,8 @@ import torch
 from ntkla.linalg.doubled import Doubled, two_sum
 
 SIGNIFICAND = 53
+# Four slices and a rest hold more bits than a solution of two float64 numbers.
+HIGHEST_LEVEL = 4
 # Exponents below this are raised to it: the grid then is coarser than it could be, never wrong, and 2^-700 stays
 # representable after several slices are taken off.
 _LEAST_EXPONENT = -700

@@ -14,8 +14,7 @@ from hypothesis import settings
 
 from ntkla.forgetting.predict import Forgetting, predict_forgetting
 from ntkla.forgetting.training import GradientDescent, GradientFlow
-from ntkla.linalg.precision import SHORT_CHAIN
-from ntkla.linalg.refine import NEGLIGIBLE
+from ntkla.linalg.precision import NEGLIGIBLE, SHORT_CHAIN
 from ntkla.linalg.ridge import RidgeSolution, ridge_solve
 from ntkla.testing import (
     Comparison,
