@@ -118,8 +118,9 @@ def _how(row: dict[str, Any]) -> str:
     facts = row["facts"]
     said = [row["reason"], row["note"]]
     if "factor" in facts:
-        said.append(f"{facts['status']}, {facts['route']}, {facts['factor']}, {facts['corrections']} corrections, "
-                    f"residual levels {facts['residual_levels']}")  # fmt: skip
+        said.append(f"{facts['status']}, {facts['route']}, {facts['factor']}, {facts['corrections']} corrections")
+    if facts.get("residual_levels"):
+        said.append(f"residual levels {facts['residual_levels']}")
     return "; ".join(part for part in said if part)
 
 

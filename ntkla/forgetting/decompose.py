@@ -20,7 +20,7 @@ from ntkla.linalg.errors import ArgumentError, DtypeError, NonFiniteError, Shape
 from ntkla.linalg.modes import Cluster, Eigenmodes
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, TINY64, gamma, norm_upper, rounded_up
 from ntkla.linalg.results import Result
-from ntkla.linalg.status import ABOVE_TOLERANCE, CERTIFIED, Status
+from ntkla.linalg.status import Status
 
 ORDERS = ("eigenvalue", "energy")
 
@@ -217,10 +217,9 @@ def _shares(energies: Energies) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _status(worst: float, total: float, tolerance: float) -> Status:
     relative = worst / total if total > 0 else (math.inf if worst > 0 else 0.0)
-    if relative <= tolerance:
-        return Status(CERTIFIED, f"energies of whole clusters are proved within {relative:.2g} of the total")
-    return Status(
-        ABOVE_TOLERANCE,
-        f"energies of whole clusters are proved within {relative:.2g} of the total only, the tolerance is "
-        f"{tolerance:.2g}: close eigenvalues leave eigenspaces less certain; the bounds hold, use them",
+    return Status.of_bound(
+        relative,
+        tolerance,
+        "close eigenvalues leave eigenspaces less certain. The bounds hold: use them.",
+        what="the error of whole clusters' energies, relative to the total,",
     )

@@ -24,6 +24,7 @@ Only symmetric positive semidefinite A and a stable learning rate are assumed, a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ from ntkla.linalg.precision import (
     rounded_up,
 )
 from ntkla.linalg.products import pieced_gamma, pieced_matmul
-from ntkla.linalg.status import ABOVE_TOLERANCE, CERTIFIED, UNCERTIFIED, Status
+from ntkla.linalg.status import UNCERTIFIED, Status
 
 
 @dataclass(frozen=True)
@@ -80,24 +81,25 @@ class TrainedUpdate:
 
     def status(self, relative_bound: float, tolerance: float) -> Status:
         """Certified, above the tolerance, or without a bound, each with its numbers and the remedy."""
-        if relative_bound <= tolerance:
-            return Status(
-                CERTIFIED,
-                f"the relative error is proved to be at most {relative_bound:.2e} (tolerance {tolerance:.1e}).",
-            )
-        if relative_bound < float("inf"):
-            return Status(
-                ABOVE_TOLERANCE,
-                f"the relative error is proved to be at most {relative_bound:.2e} only, above the tolerance "
-                f"{tolerance:.1e}: rounding grows with lr * steps until the ridge stops it. Use a larger ridge, fewer "
-                "steps, or a larger tol if this bound suffices.",
-            )
-        return Status(UNCERTIFIED, "the update vanishes to within its rounding, so no relative bound can be given.")
+        if math.isinf(relative_bound):
+            return Status(UNCERTIFIED, "the update vanishes to within its rounding, so no relative bound can be given.")
+        return Status.of_bound(
+            relative_bound,
+            tolerance,
+            "rounding grows with lr * steps until the ridge stops it. Use a larger ridge, fewer steps, or a larger tol "
+            "if this bound suffices.",
+        )
 
     def diagnostics(self, relative_bound: float, tolerance: float) -> SolveDiagnostics:
         """How the update was reached."""
         return SolveDiagnostics(
-            "eigh:float64", self.escalations, 1, (1, 1), relative_bound, tolerance, self.memory_estimate
+            factor="eigh:float64",
+            escalations=self.escalations,
+            corrections=0,
+            residual_levels=None,
+            relative_bound=relative_bound,
+            tolerance=tolerance,
+            memory_estimate=self.memory_estimate,
         )
 
 
@@ -143,16 +145,14 @@ def trained_update(
     if isinstance(training, GradientDescent):
         training.require_stable(modes.largest)
     gradient = _gradient(design, residual_new, start, decays)
-    update, bound = _apply(modes, gradient, training)
+    update, bound, amplification = _apply(modes, gradient, training)
     escalations: tuple[str, ...] = ()
     if float(norm_upper(bound)) > max(tolerance / 4 * float(torch.linalg.vector_norm(update)), NEGLIGIBLE):
         sharper = _hessian(accurate_normal_matrix(design), penalties, decays)
         modes = certified(sharper, modes.values, modes.vectors, modes.defect, floor)
-        update, bound = _apply(modes, gradient, training)
+        update, bound, amplification = _apply(modes, gradient, training)
         escalations = ("the normal matrix was formed again beyond float64",)
-    return TrainedUpdate(
-        update, bound, gains(training, modes.smallest, modes.largest), escalations, modes.largest, needed
-    )
+    return TrainedUpdate(update, bound, amplification, escalations, modes.largest, needed)
 
 
 def memory_estimate(design: DesignMatrix, outputs: int) -> int:
@@ -191,8 +191,8 @@ def _coordinates(modes: Diagonalization, gradient: Bounded) -> Coordinates:
     return Coordinates(first, pieced_matmul(q.T, remainder.value), rounded_up(rest + 4 * q.shape[0] ** 2 * TINY64))
 
 
-def _apply(modes: Diagonalization, gradient: Bounded, training: Training) -> tuple[torch.Tensor, torch.Tensor]:
-    """-Q h(L) z, and the three parts of its error bound."""
+def _apply(modes: Diagonalization, gradient: Bounded, training: Training) -> tuple[torch.Tensor, torch.Tensor, Gains]:
+    """-Q h(L) z, the three parts of its error bound, and the gains that they were made with."""
     size = modes.values.shape[0]
     amplification = gains(training, modes.smallest, modes.largest)
     z = _coordinates(modes, gradient)
@@ -209,4 +209,4 @@ def _apply(modes: Diagonalization, gradient: Bounded, training: Training) -> tup
     rounding = pieced_gamma(size) * filtered.abs() + (values.error + 2 * U64 * values.value.abs())[:, None] * magnitudes
     product = norm_upper(modes.vectors.abs() @ rounded_up(rounding), dim=0) * (1 + gamma(size)) + 4 * size**2 * TINY64
     bound = amplification.push * disturbance + amplification.filter * z.rest + product
-    return update, rounded_up(bound)
+    return update, rounded_up(bound), amplification

@@ -29,7 +29,7 @@ from ntkla.linalg.modes import Cluster, Eigenmodes, Spectrum
 from ntkla.linalg.normal import gram_matrix, normal_matrix
 from ntkla.linalg.operators import GramOperator
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
-from ntkla.linalg.status import ABOVE_TOLERANCE, CERTIFIED, Status
+from ntkla.linalg.status import Status
 
 
 def eigenmodes(
@@ -132,8 +132,8 @@ def _gram_modes(design: DesignMatrix, k: int, tolerance: float) -> Eigenmodes:
     next_bound = float(upper[k]) if k < design.rows else 0.0
     following = min(next_bound, _trace_bound(trace, lower[:k]))
     clusters = _clusters(values, residuals, defect, lower, upper)
-    limit = tolerance * float(lower[0])
     worst = max(float(errors.max()), float(residuals.max()))
+    status = _status(worst, float(lower[0]), tolerance)
     return Eigenmodes(
         values=values,
         value_error=errors,
@@ -145,10 +145,10 @@ def _gram_modes(design: DesignMatrix, k: int, tolerance: float) -> Eigenmodes:
         next_value_bound=following,
         complete=following <= float(values[-1] + errors[-1]),
         proof="full",
-        converged=worst <= limit,
+        converged=status.certified,
         tolerance=tolerance,
         spectrum=spectrum,
-        status=_status(worst, float(lower[0]), tolerance),
+        status=status,
         basis=basis,
     )
 
@@ -209,12 +209,11 @@ def _leading_angles(values: torch.Tensor, residuals: torch.Tensor, defect: float
 
 def _status(worst: float, largest: float, tolerance: float) -> Status:
     relative = worst / largest if largest > 0 else (math.inf if worst > 0 else 0.0)
-    if worst <= tolerance * largest:
-        return Status(CERTIFIED, f"values and residuals within {relative:.2g} of the largest eigenvalue")
-    return Status(
-        ABOVE_TOLERANCE,
-        f"values and residuals are proved within {relative:.2g} of the largest eigenvalue only, the tolerance is "
-        f"{tolerance:.2g}: the bounds hold, use them, or pass a larger tol",
+    return Status.of_bound(
+        relative,
+        tolerance,
+        "the bounds hold: use them, or pass a larger tol.",
+        what="the error of values and residuals, relative to the largest eigenvalue,",
     )
 
 

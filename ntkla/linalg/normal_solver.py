@@ -22,7 +22,7 @@ from ntkla.linalg.precision import DEFAULT_TOLERANCE, NEGLIGIBLE, UNIT_ROUNDOFF
 from ntkla.linalg.refine import Candidate, Refinement
 from ntkla.linalg.results import Result
 from ntkla.linalg.stability import SolutionError, Stability
-from ntkla.linalg.status import ABOVE_TOLERANCE, CERTIFIED, RANK_DEFICIENT, Status
+from ntkla.linalg.status import RANK_DEFICIENT, Status
 
 # A float32 factor pays when it leaves at least two digits a correction.
 _FLOAT32_CONTRACTION = 1e-2
@@ -37,7 +37,8 @@ class SolveDiagnostics(Result):
         escalations: why stronger factors took over, in order; empty when the first sufficed.
         corrections: how many refinement steps were applied.
         residual_levels: accuracy levels of the last full residual (features times solution, and its transpose);
-            0 is plain float64, each level adds about 21 bits.
+            0 is plain float64, each level adds about 21 bits; None where no residual was refined, as for training that
+            stops early.
         relative_bound: the certified error in the tolerance's own measure.
         tolerance: what was asked for.
         rank, rank_threshold, rank_gap: for `ridge=0` the numerical rank, the singular value below which one counts as
@@ -48,7 +49,7 @@ class SolveDiagnostics(Result):
     factor: str
     escalations: tuple[str, ...]
     corrections: int
-    residual_levels: tuple[int, int]
+    residual_levels: tuple[int, int] | None
     relative_bound: float
     tolerance: float
     memory_estimate: int
@@ -95,11 +96,6 @@ class NormalSolve:
 
     def status(self, relative_bound: float) -> Status:
         """Certified, above the tolerance, or rank deficient, each with its numbers and the remedy."""
-        if relative_bound <= self.tolerance:
-            return Status(
-                CERTIFIED,
-                f"the relative error is proved to be at most {relative_bound:.2e} (tolerance {self.tolerance:.1e}).",
-            )
         if self.rank is not None and math.isinf(relative_bound):
             return Status(
                 RANK_DEFICIENT,
@@ -107,11 +103,11 @@ class NormalSolve:
                 f"{self.rank.threshold:.2e} (gap {self.rank.gap:.2e}), and the minimum-norm solution of that rank "
                 "has no finite error bound. Use a ridge > 0.",
             )
-        return Status(
-            ABOVE_TOLERANCE,
-            f"the relative error is proved to be at most {relative_bound:.2e} only, above the tolerance "
-            f"{self.tolerance:.1e}: the problem is too ill-conditioned for this ridge. Use a larger ridge, or a "
-            "larger tol if this bound suffices.",
+        return Status.of_bound(
+            relative_bound,
+            self.tolerance,
+            "the problem is too ill-conditioned for this ridge. Use a larger ridge, or a larger tol if this bound "
+            "suffices.",
         )
 
 

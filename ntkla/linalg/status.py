@@ -30,6 +30,21 @@ class Status:
     code: str
     message: str
 
+    @classmethod
+    def of_bound(cls, relative: float, tolerance: float, remedy: str, what: str = "the relative error") -> Status:
+        """Certified or above the tolerance, by a proved bound, which may be infinite.
+
+        Args:
+            relative: the bound.
+            tolerance: what it is compared with.
+            remedy: the end of the sentence for a bound above the tolerance: why, and what to do.
+            what: its beginning, the quantity that is bounded.
+        """
+        if relative <= tolerance:
+            return cls(CERTIFIED, f"{what} is proved to be at most {relative:.2e} (tolerance {tolerance:.1e}).")
+        reached = f"{what} is proved to be at most {relative:.2e} only, above the tolerance {tolerance:.1e}"
+        return cls(ABOVE_TOLERANCE, f"{reached}: {remedy}")
+
     @property
     def certified(self) -> bool:
         """True when the error bound is proved and meets the tolerance."""

@@ -55,7 +55,7 @@ def facts(forecast: Any) -> dict[str, Any]:
         "factor": diagnostics.factor,
         "escalations": list(diagnostics.escalations),
         "corrections": diagnostics.corrections,
-        "residual_levels": list(diagnostics.residual_levels),
+        "residual_levels": diagnostics.residual_levels and list(diagnostics.residual_levels),
         "relative_bound": diagnostics.relative_bound,
         "memory_estimate": diagnostics.memory_estimate,
     }

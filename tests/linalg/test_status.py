@@ -1,5 +1,7 @@
 """The end of a computation as data, and as an exception for callers who ask for one."""
 
+import math
+
 import pytest
 
 from ntkla.linalg.eigenmodes import eigenmodes
@@ -19,6 +21,14 @@ def test_only_a_strict_caller_gets_an_exception(code):
     assert status.require(False) is status
     with pytest.raises(NotCertifiedError, match=f"{code}: what happened"):
         status.require(True)
+
+
+def test_a_bound_is_compared_with_the_tolerance():
+    assert Status.of_bound(0.5, 0.5, "do this.").code == CERTIFIED
+    above = Status.of_bound(math.inf, 0.5, "do this.", what="the length")
+    assert above == Status(
+        ABOVE_TOLERANCE, "the length is proved to be at most inf only, above the tolerance 5.0e-01: do this."
+    )
 
 
 def test_a_certified_status_passes():
