@@ -128,9 +128,8 @@ def _working_dtype(wide: torch.dtype) -> torch.dtype:
 def _float32_is_float32() -> bool:
     try:
         return torch.get_float32_matmul_precision() == "highest"
-    except (
-        RuntimeError
-    ):  # torch refuses to answer once its newer settings were used: assume that they lowered something
+    except RuntimeError:
+        # torch refuses to answer once its newer settings were used: assume that they lowered something.
         return False
 
 
