@@ -118,9 +118,11 @@ def _residual_bound(training: GradientDescent, a: torch.Tensor) -> torch.Tensor:
     product = q.abs() + _SLACK
     # A momentum within the slack of 1 leaves no room for a geometric series.
     room = torch.where(product < 1.0, 1.0 - product, 0.0)
-    polynomial = torch.minimum(torch.sqrt(spread * w), (1.0 + product) / room)
+    # At w = 0, where an infinite bound times w would be NaN, nothing oscillates and Nesterov adds nothing.
+    amplitude = torch.where(oscillates, torch.sqrt(spread * w), torch.inf)
+    polynomial = torch.minimum(amplitude, (1.0 + product) / room)
     impulse = torch.minimum(torch.sqrt(spread), 1.0 / room)
-    return polynomial + (m * w * impulse if training.nesterov else 0.0)
+    return polynomial + (torch.where(w > 0.0, m * w * impulse, 0.0) if training.nesterov else 0.0)
 
 
 def _response_sum(training: GradientDescent, w_low: float, w_high: float) -> float:

@@ -44,6 +44,10 @@ def sequences(training: GradientDescent, a: torch.Tensor) -> tuple[torch.Tensor,
 # The double root below and the largest stable eigenvalue above: neither sum alone bounds the largest terms of both.
 @example(0.9, True, [0.00204111, 0.99473], 1.0)
 @example(1.0 - 2.0**-50, False, [0.1, 0.5], 1.0)
+# So close to 1 no eigenvalue is certainly in the monotone range, not even 0.
+@example(1.0 - 1e-8, False, [0.0, 0.5], 1.0)
+@example(1.0 - 1e-8, True, [0.0, 0.5], 1.0)
+@example(1.0 - 2.0**-53, True, [0.0, 0.5], 1.0)
 def test_bounds_hold_step_by_step(momentum: float, nesterov: bool, shares: list[float], lr: float) -> None:
     training = GradientDescent(lr, STEPS, momentum, nesterov and momentum > 0)
     a = torch.tensor(shares, dtype=torch.float64) * training.largest_stable_lr(1.0) / lr
