@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     wrong = False
     for suite in options.suites or suites.NAMES:
-        rows = run_suite(suite, options.size, device, directory, with_memory=not options.no_memory)
+        rows = run_suite(suite, options.size, device, directory, with_memory=not options.no_memory, only=options.only)
         wrong |= any(row.ours and row.status != harness.TIMED for row in rows)
     if options.output is None:
         _say(*(f"wrote {page}" for page in tables.regenerate(machine.ROOT, directory)))
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, help="folder for the JSON and the tables; default: perf/results and the READMEs"
     )
     parser.add_argument("--size", choices=suites.SIZES, default="full")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only the cases whose name contains TEXT")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--no-memory", action="store_true", help="do not measure peak memory (a fresh process for each)"
@@ -56,14 +57,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_suite(suite: str, size: str, device: torch.device, directory: Path, with_memory: bool) -> list[harness.Row]:
-    """Runs one suite, records it and returns its rows."""
+def run_suite(
+    suite: str, size: str, device: torch.device, directory: Path, with_memory: bool, only: str = ""
+) -> list[harness.Row]:
+    """Runs one suite (only the cases whose name contains `only`), records it and returns its rows."""
     described = machine.describe(device)
     _say(machine.line(described), f"load average {described['load']}")
     limits = ceilings.measure(size, device)
     module = suites.load(suite)
     rows: list[harness.Row] = []
     for specification in module.specifications(size, device):
+        if only not in specification.name:
+            continue
         start = time.perf_counter()
         found = harness.run(specification, limits, device, harness.PACES[size])
         if with_memory:
