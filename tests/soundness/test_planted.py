@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 
 import pytest
 import torch
 
 from ntkla.forgetting import drift as drift_module
+from ntkla.forgetting.predict import predict_forgetting
 from ntkla.forgetting.training import GradientDescent
-from ntkla.linalg import refine
+from ntkla.linalg import normal_problem, refine
 from ntkla.linalg.precision import UNIT_ROUNDOFF
+from ntkla.linalg.products import PIECE
+from ntkla.linalg.ridge import ridge_solve
 from ntkla.linalg.stability import SolutionError, Stability
 from ntkla.testing import FeatureSpec, Problem, RidgeProblem
 from tests.soundness.judge import forecast, judge_forgetting, judge_ridge, judge_training, solve
+from tests.soundness.test_wide import chained, self_product, spiked
 
 RIDGE = [
     RidgeProblem(FeatureSpec(6, 3, seed=seed, condition=1e2, dtype=dtype), 2, seed=seed, ridge_relative=ridge)
@@ -156,3 +161,90 @@ def test_a_residual_of_another_problem_is_caught_in_every_case(monkeypatch):
     genuine = refine.residual
     monkeypatch.setattr(refine, "residual", other)
     assert red(ridge_is_judged, RIDGE) == len(RIDGE)
+
+
+# Corrections bring the residual far below its own rounding, which is then all that a bound consists of.
+CORRECTED = [
+    RidgeProblem(FeatureSpec(n, k, seed=s, condition=1e2), seed=s, ridge_relative=ridge, targets_kind=kind)
+    for s in range(6)
+    for n, k in ((6, 3), (2, 40))
+    for ridge in (1e-2, 1e-6)
+    for kind in ("random", "in_span")
+]
+
+
+def test_a_forgotten_rounding_of_the_residual_is_caught(monkeypatch):
+    options = {"tol": 1e-12}
+    assert red(lambda problem: ridge_is_judged(problem, **options), CORRECTED) == 0
+    monkeypatch.setattr(Stability, "rounding", shrunk(Stability.rounding))
+    assert red(lambda problem: ridge_is_judged(problem, **options), CORRECTED) > 0
+
+
+# A residual that is off by a hundredth of itself, and old features far from the mean of the new ones.
+INHERITED = [
+    Problem(
+        FeatureSpec(4, 3, seed=s, scale=1e3),
+        FeatureSpec(6, 3, seed=s + 9, condition=1e2),
+        2,
+        seed=s,
+        ridge_relative=ridge,
+        bias=True,
+        penalize_bias=penalize,
+    )
+    for s in range(4)
+    for ridge in (1.0, 1e-2)
+    for penalize in (False, True)
+]
+
+
+def judged_with_an_inexact_residual(problem) -> None:
+    """The forecast for a residual that is off, with the bound of by how much, judged against the exact one's."""
+    residual = problem.residual_new
+    other = residual + 0.01 * residual.roll(1, dims=0)
+    error = (other - residual).norm(dim=0) * (1 + 2.0**-40)
+    arguments = {**problem.arguments(), "residual_new": other}
+    judge_forgetting(problem, predict_forgetting(**arguments, residual_error=error))
+
+
+def test_nothing_is_red_with_an_inexact_residual_before_anything_is_planted():
+    assert red(judged_with_an_inexact_residual, INHERITED) == 0
+
+
+def test_a_forgotten_error_of_the_residual_itself_is_caught(monkeypatch):
+    monkeypatch.setattr(Stability, "inherited", shrunk(Stability.inherited))
+    assert red(judged_with_an_inexact_residual, INHERITED) == len(INHERITED)
+
+
+def test_distances_of_rows_that_are_too_small_are_caught(monkeypatch):
+    genuine = Stability.row_distances
+    monkeypatch.setattr(Stability, "row_distances", lambda self, design: genuine(self, design) * 1e-3)
+    assert red(judged_with_an_inexact_residual, INHERITED) > 0
+
+
+WIDE_RIDGE = 2.0**-6
+
+
+def wide_ridge_is_judged() -> None:
+    """One sample (1, 2^-27, ...), multiplied in the worst order within pieces: the forward product is what rounds.
+
+    A float32 factor starts far off, so that a correction moves the solution to where the rounded product puts it, and
+    a tolerance of 2^12 u leaves that product at the level of plain float64.
+    """
+    phi, tolerance = spiked(1).to(torch.float32), 2.0**12 * UNIT_ROUNDOFF[torch.float64]
+    target = torch.ones((1, 1), dtype=torch.float64)
+    solution = ridge_solve(phi, target, ridge=WIDE_RIDGE, route="primal", tol=tolerance)
+    exact = 1 / (self_product() + Fraction(WIDE_RIDGE))
+    assert abs(Fraction(float(solution.solution[0, 0])) - exact) <= Fraction(float(solution.error_bound[0, 0]))
+
+
+def test_a_forgotten_rounding_of_the_forward_product_is_caught(monkeypatch):
+    def in_pieces(a, b):
+        pieces = zip(torch.split(a, PIECE, dim=1), torch.split(b, PIECE), strict=True)
+        return sum(chained(left, right) for left, right in pieces)
+
+    genuine = normal_problem.pieced_gamma
+    monkeypatch.setattr(normal_problem, "pieced_matmul", in_pieces)
+    wide_ridge_is_judged()
+    monkeypatch.setattr(normal_problem, "pieced_gamma", lambda inner: genuine(inner) * 1e-3)
+    with pytest.raises(AssertionError):
+        wide_ridge_is_judged()
