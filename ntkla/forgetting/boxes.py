@@ -77,7 +77,9 @@ def _of_values(values: torch.Tensor, value_error: torch.Tensor | float | None) -
     if value_error is None:
         error = torch.zeros_like(exact)
     elif isinstance(value_error, torch.Tensor):
+        checks.dense("value_error", value_error)
         error = widened(checks.matrix("value_error", value_error.reshape(1, -1), columns=len(exact))[0])
+        checks.one_device(values=values, value_error=error)
     else:
         error = torch.full_like(exact, checks.number("value_error", value_error))
     if bool((error < 0).any()):

@@ -73,7 +73,7 @@ def from_torch_sgd(
     divisor = entries if reduction == "mean" else 1
     decay = checks.nonnegative("weight_decay", weight_decay)
     training = GradientDescent(2 * checks.positive("lr", lr) / divisor, steps, momentum=momentum, nesterov=nesterov)
-    return ConvertedTraining(training, decay * divisor / 2)
+    return ConvertedTraining(training, checks.nonnegative("the converted weight_decay", decay * divisor / 2))
 
 
 def _reason(optimizer: str) -> str:

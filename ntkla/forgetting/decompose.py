@@ -150,6 +150,7 @@ def _error_norm(error_bound: torch.Tensor | None, drift: torch.Tensor, scale: fl
         return 0.0
     if not isinstance(error_bound, torch.Tensor) or error_bound.dtype not in checks.FLOATING:
         raise DtypeError("error_bound: expected a float64, float32, bfloat16 or float16 tensor, or None.")
+    checks.dense("error_bound", error_bound)
     checks.one_device(drift=drift, error_bound=error_bound)
     if error_bound.shape != drift.shape:
         raise ShapeError(f"error_bound: expected {tuple(drift.shape)}, as the drift, got {tuple(error_bound.shape)}.")

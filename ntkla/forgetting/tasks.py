@@ -55,11 +55,12 @@ class Task:
 
         Raises:
             LabelError: a label outside the classes.
-            ArgumentError, DtypeError, ShapeError, DeviceError, NonFiniteError, ScaleError
+            ArgumentError, DtypeError, ShapeError, DeviceError, NonFiniteError, ScaleError, MemoryEstimateError
         """
         features = checks.matrix("features", features)
         labels = _labels(labels, features.shape[0], checks.integer("classes", classes, least=1))
         checks.one_device(features=features, labels=labels)
+        checks.memory("the one-hot targets", 8 * features.shape[0] * classes, features.device)
         targets = torch.zeros((features.shape[0], classes), dtype=torch.float64, device=features.device)
         targets.scatter_(1, labels[:, None], 1.0)
         return cls(features, targets, labels)
@@ -76,6 +77,8 @@ def _labels(labels: object, samples: int, classes: int) -> torch.Tensor:
     if not isinstance(labels, torch.Tensor) or labels.dtype not in _INTEGERS:
         came = labels.dtype if isinstance(labels, torch.Tensor) else type(labels).__name__
         raise DtypeError(f"labels: expected an integer tensor, got {came}. Convert it with .to(torch.int64).")
+    checks.dense("labels", labels)
+    checks.with_values("labels", labels)
     if labels.shape != (samples,):
         raise ShapeError(f"labels: expected one a sample, shape ({samples},), got {tuple(labels.shape)}.")
     labels = labels.to(torch.int64)

@@ -30,6 +30,8 @@ FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LARGEST_ENTRY = 2.0**250
 # A penalty divides: below this one a bound of it may be subnormal, and zero where arithmetic flushes.
 LEAST_PENALTY = 2.0**-1000
+# The longest dimension that a tensor can have.
+LONGEST = 2**63 - 1
 
 
 def matrix(name: str, x: object, *, rows: int | None = None, columns: int | None = None) -> torch.Tensor:
@@ -50,20 +52,33 @@ def matrix(name: str, x: object, *, rows: int | None = None, columns: int | None
         raise DtypeError(
             f"{name}: expected float64, float32, bfloat16 or float16, got {x.dtype}. Use .to(torch.float64)."
         )
-    if x.layout is not torch.strided:
-        raise DtypeError(f"{name}: expected a dense tensor, got layout {x.layout}. Convert it with .to_dense().")
+    dense(name, x)
     if x.ndim != 2:
         raise ShapeError(f"{name}: expected two dimensions (one row a sample), got shape {tuple(x.shape)}.")
     _lengths(name, x, rows, columns)
-    if x.device.type == "meta":
-        raise DeviceError(f"{name}: lies on the meta device and has no values. Move real data to 'cpu' or 'cuda'.")
+    with_values(name, x)
     if x.device.type == "mps":
         raise DeviceError(
             f"{name}: lies on 'mps', which has no float64, so nothing can be certified there. Move it to 'cpu'."
         )
-    x = x.detach()
+    # A pending sign (the imaginary part of a conjugate has one) is applied: bits and numpy views do not know of it.
+    x = x.detach().resolve_neg()
     finite(name, x)
     return x
+
+
+def dense(name: str, x: torch.Tensor) -> None:
+    """Raises DtypeError for sparse, nested and other tensors that are no plain array."""
+    if x.is_nested:
+        raise DtypeError(f"{name}: expected a dense tensor, got a nested one. Convert it with .to_padded_tensor(...).")
+    if x.layout is not torch.strided:
+        raise DtypeError(f"{name}: expected a dense tensor, got layout {x.layout}. Convert it with .to_dense().")
+
+
+def with_values(name: str, x: torch.Tensor) -> None:
+    """Raises DeviceError for a tensor without values."""
+    if x.device.type == "meta":
+        raise DeviceError(f"{name}: lies on the meta device and has no values. Move real data to 'cpu' or 'cuda'.")
 
 
 def _lengths(name: str, x: torch.Tensor, rows: int | None, columns: int | None) -> None:
@@ -152,21 +167,23 @@ def _number(name: str, value: object, error: type[Exception]) -> float:
         raise error(f"{name}: expected a number, got {value!r}.")
     try:
         return float(value)  # type: ignore[arg-type]
+    except OverflowError as cause:
+        raise error(f"{name}: expected a number within the range of float64, got one beyond it.") from cause
     except (TypeError, ValueError, RuntimeError) as cause:
         raise error(f"{name}: expected a number, got {value!r}.") from cause
 
 
-def integer(name: str, value: object, *, least: int, most: int | None = None) -> int:
+def integer(name: str, value: object, *, least: int, most: int = LONGEST) -> int:
     """`value` as an int in [least, most]; ArgumentError otherwise."""
     wrong = ArgumentError(f"{name}: expected an integer, got {value!r}.")
     if isinstance(value, bool):
         raise wrong
     try:
         number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError as cause:
+    except (TypeError, RuntimeError) as cause:
         raise wrong from cause
-    if number < least or (most is not None and number > most):
-        upper = "" if most is None else f" and <= {most}"
+    if not least <= number <= most:
+        upper = "" if most == LONGEST and number < least else f" and <= {most}"
         raise ArgumentError(f"{name}: expected an integer >= {least}{upper}, got {number}.")
     return number
 

@@ -109,8 +109,7 @@ def _primitive_input(name: str, x: torch.Tensor, ndim: int = 2) -> None:
     if not isinstance(x, torch.Tensor) or x.dtype not in checks.FLOATING:
         came = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
         raise DtypeError(f"{name}: expected a float64, float32, bfloat16 or float16 tensor, got {came}.")
-    if x.layout is not torch.strided:
-        raise DtypeError(f"{name}: expected a dense tensor, got layout {x.layout}. Convert it with .to_dense().")
+    checks.dense(name, x)
     if x.ndim != ndim:
         raise ShapeError(f"{name}: expected {ndim} dimensions, got shape {tuple(x.shape)}.")
 

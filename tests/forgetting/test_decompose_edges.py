@@ -74,6 +74,7 @@ KRONECKER = eigenmodes(KroneckerGram(GramOperator(FEATURES), 3), 3)
         (NonFiniteError, "NaN", lambda: decompose(DRIFT, MODES, error_bound=DRIFT * torch.nan)),
         (ArgumentError, "negative", lambda: decompose(DRIFT, MODES, error_bound=-DRIFT.abs())),
         (DtypeError, "error_bound", lambda: decompose(DRIFT, MODES, error_bound=1e-9)),
+        (DtypeError, "error_bound.*dense", lambda: decompose(DRIFT, MODES, error_bound=DRIFT.abs().to_sparse())),
         (DtypeError, "result of eigenmodes", lambda: decompose(DRIFT, MODES.vectors)),
         (ArgumentError, "tol", lambda: decompose(DRIFT, MODES, tol=-1.0)),
         (ArgumentError, "q: expected a share", lambda: decompose(DRIFT, MODES).rank(2.0)),

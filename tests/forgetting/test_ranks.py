@@ -230,6 +230,11 @@ FEATURES = normal(6, 4, 0)
         (ArgumentError, "value_error: expected bounds", lambda: effective_rank(tensor([1.0]), value_error=-1.0)),
         (ArgumentError, "value_error: expected None", lambda: effective_rank(FEATURES, value_error=1.0)),
         (ShapeError, "value_error", lambda: effective_rank(tensor([1.0]), value_error=tensor([1.0, 1.0]))),
+        (
+            DtypeError,
+            "value_error.*dense",
+            lambda: effective_rank(tensor([1.0]), value_error=tensor([1.0]).to_sparse()),
+        ),
         (ShapeError, "at least one", lambda: effective_rank(tensor([]))),
         (NonFiniteError, "NaN", lambda: effective_rank(tensor([float("nan")]))),
         (DtypeError, "torch.Tensor", lambda: effective_rank([1.0, 2.0])),

@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from ntkla.forgetting.tasks import LinearHead, Task
-from ntkla.linalg.errors import ArgumentError, DtypeError, LabelError, NonFiniteError, ScaleError, ShapeError
+from ntkla.linalg.errors import (
+    ArgumentError,
+    DeviceError,
+    DtypeError,
+    LabelError,
+    MemoryEstimateError,
+    NonFiniteError,
+    ScaleError,
+    ShapeError,
+)
 from ntkla.testing import FeatureSpec, compare, dyadic, hostile_states
 from ntkla.testing.balls import Exact, ball_matrix, design_matrix
 from ntkla.testing.spectra import normal
@@ -38,6 +47,10 @@ def test_labels_outside_the_classes(labels: list[int]) -> None:
         (X, torch.zeros(5), 2, DtypeError),
         (X, [0, 0, 0, 0, 0], 2, DtypeError),
         (X, torch.zeros(5, dtype=torch.int64), 0, ArgumentError),
+        (X, torch.zeros(5, dtype=torch.int64), 10**400, ArgumentError),
+        (X, torch.zeros(5, dtype=torch.int64), 2**60, MemoryEstimateError),
+        (X, torch.zeros(5, dtype=torch.int64).to_sparse(), 2, DtypeError),
+        (X, torch.zeros(5, dtype=torch.int64, device="meta"), 2, DeviceError),
         (X, torch.zeros(5, dtype=torch.int64), 2.5, ArgumentError),
         (X.tolist(), torch.zeros(5, dtype=torch.int64), 2, DtypeError),
         (X[:0], torch.zeros(0, dtype=torch.int64), 2, ShapeError),

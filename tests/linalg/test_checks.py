@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -23,6 +24,25 @@ def test_a_good_matrix_passes_without_a_copy(dtype):
     assert checks.matrix("x", x, rows=4, columns=3).data_ptr() == x.data_ptr()
     assert checks.matrix("x", x.T, rows=3, columns=4).stride() == (1, 3)
     assert not checks.matrix("x", x.clone().requires_grad_()).requires_grad
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_a_nested_tensor_is_refused(layout):
+    nested = torch.nested.nested_tensor([X[0], X[1, :2]], layout=layout)
+    with pytest.raises(errors.DtypeError, match="expected a dense tensor, got a nested one"):
+        checks.matrix("x", nested)
+
+
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_pending_sign_is_applied(strided, dtype):
+    # Both read their memory with the sign changed: numpy refuses such tensors, and their bits tell the wrong sign.
+    x = torch.complex(X.to(dtype), X.to(dtype)).conj().imag if strided else torch._neg_view(X.to(dtype))
+    assert x.is_neg()
+    found = checks.matrix("x", x)
+    assert not found.is_neg()
+    assert torch.equal(found, -X.to(dtype))
 
 
 @pytest.mark.parametrize(
@@ -103,6 +123,13 @@ def test_what_is_no_number_is_named(check, error, value):
         check("lr", value)
 
 
+@pytest.mark.parametrize("check", [checks.nonnegative, checks.number, checks.positive])
+@pytest.mark.parametrize("value", [10**400, Fraction(10**400)], ids=["int", "fraction"])
+def test_a_number_beyond_float64_is_named(check, value):
+    with pytest.raises((errors.RidgeError, errors.ArgumentError), match="lr: expected a number within the range"):
+        check("lr", value)
+
+
 @pytest.mark.parametrize("value", [0, 2, 0.5, np.float32(0.5), torch.tensor(0.5), 1e-300])
 def test_numbers_of_every_kind_pass(value):
     for check in (checks.nonnegative, checks.number):
@@ -147,7 +174,9 @@ def test_a_positive_number_is_positive(value):
     assert checks.positive("lr", 1e-320) == 1e-320
 
 
-@pytest.mark.parametrize("value", [1.0, "1", None, True, torch.tensor(1.5), np.ones(2)], ids=str)
+@pytest.mark.parametrize(
+    "value", [1.0, "1", None, True, torch.tensor(1.5), np.ones(2), torch.tensor(1, device="meta")], ids=str
+)
 def test_what_is_no_integer_is_named(value):
     with pytest.raises(errors.ArgumentError, match="k: expected an integer, got"):
         checks.integer("k", value, least=1)
@@ -157,6 +186,13 @@ def test_what_is_no_integer_is_named(value):
 def test_an_integer_outside_its_range_is_named(value, message):
     with pytest.raises(errors.ArgumentError, match=message):
         checks.integer("k", value, least=1, most=5)
+
+
+def test_an_integer_longer_than_any_tensor_is_named():
+    with pytest.raises(errors.ArgumentError, match=f"classes: expected an integer >= 1 and <= {checks.LONGEST}"):
+        checks.integer("classes", 2**63, least=1)
+    with pytest.raises(errors.ArgumentError, match="classes: expected an integer >= 1, got 0"):
+        checks.integer("classes", 0, least=1)
 
 
 @pytest.mark.parametrize("value", [1, np.int64(1), torch.tensor(1)], ids=["int", "numpy", "torch"])
