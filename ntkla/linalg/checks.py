@@ -10,6 +10,7 @@ import operator
 import os
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -28,6 +29,7 @@ FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # Gram entries are sums of products of two entries and enter further products with a head: a quarter of float64's
 # exponent range keeps every intermediate finite with room for n, F and the reciprocal of a ridge.
 LARGEST_ENTRY = 2.0**250
+_MEMINFO = Path("/proc/meminfo")
 # A penalty divides: below this one a bound of it may be subnormal, and zero where arithmetic flushes.
 LEAST_PENALTY = 2.0**-1000
 # The longest dimension that a tensor can have.
@@ -206,13 +208,11 @@ def available_memory(device: torch.device) -> int:
     """Bytes that a new allocation on `device` can expect to get."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:  # not Linux: the physical size is the best that the standard library knows
-        pass
+    lines = _MEMINFO.read_text(encoding="ascii").splitlines() if _MEMINFO.exists() else []
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    # Not Linux: the physical size is the best that the standard library knows.
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

@@ -79,7 +79,7 @@ def test_an_operator_is_its_dense_form(name):
     slack = norm_upper(matrix) * matrix.shape[1] * 16 * U64  # of the dense reference and of what is compared with it
     assert operator.shape == matrix.shape
     assert (operator.dtype, operator.device.type) == (torch.float64, "cpu")
-    close(operator.to_dense(), matrix, slack)
+    assert_close(operator.to_dense(), matrix, slack)
     for v in (
         normal(matrix.shape[1]),
         normal(matrix.shape[1], 1),
@@ -89,13 +89,13 @@ def test_an_operator_is_its_dense_form(name):
         product = operator @ v
         assert product.shape == (matrix.shape[0], *v.shape[1:])
         assert product.dtype == torch.float64
-        close(product, matrix @ v, slack * norm_upper(v))
+        assert_close(product, matrix @ v, slack * norm_upper(v))
         narrow = operator @ v.bfloat16()
-        close(narrow, matrix @ v.bfloat16().double(), slack * norm_upper(v))
+        assert_close(narrow, matrix @ v.bfloat16().double(), slack * norm_upper(v))
     assert f"{matrix.shape[0]} x {matrix.shape[1]}" in repr(operator)
 
 
-def close(computed: torch.Tensor, reference: torch.Tensor, slack: torch.Tensor) -> None:
+def assert_close(computed: torch.Tensor, reference: torch.Tensor, slack: torch.Tensor) -> None:
     assert float((computed - reference).abs().max()) <= float(slack)
 
 
@@ -103,8 +103,8 @@ def close(computed: torch.Tensor, reference: torch.Tensor, slack: torch.Tensor) 
 def test_transpose_adjoint_and_trace(name):
     operator, matrix = REGISTRY[name]
     slack = norm_upper(matrix) * matrix.shape[1] * 16 * U64
-    close(operator.T.to_dense(), matrix.T, slack)
-    close(
+    assert_close(operator.T.to_dense(), matrix.T, slack)
+    assert_close(
         operator.mH @ normal(matrix.shape[0]),
         matrix.T @ normal(matrix.shape[0]),
         slack * norm_upper(normal(matrix.shape[0])),
@@ -127,7 +127,7 @@ def test_kronecker_orders_differ_by_a_permutation_only():
     v = normal(7 * 3, 2)
     by_class = KroneckerGram(gram, 3, "class") @ v.reshape(7, 3, 2).transpose(0, 1).reshape(21, 2)
     by_sample = KroneckerGram(gram, 3, "sample") @ v
-    close(
+    assert_close(
         by_class.reshape(3, 7, 2).transpose(0, 1).reshape(21, 2),
         by_sample,
         norm_upper(SYMMETRIC) * norm_upper(v) * 64 * U64,
