@@ -38,6 +38,8 @@ from ntkla.linalg.results import Result
 from ntkla.linalg.status import ABOVE_TOLERANCE, CERTIFIED, Status
 
 KINDS = ("share", "participation", "intrinsic", "entropy")
+# An upper bound of an entropy beyond this says less than the number of eigenvalues, and its exponential overflows.
+_LARGEST_LOGARITHM = 700.0
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ def _entropy(boxes: Boxes) -> Rank:
     for a, b in zip(boxes.low, boxes.high, strict=True):
         # Quotients of Python integers are rounded correctly; the next numbers enclose them.
         p = max(0.0, math.nextafter(a / boxes.total_high, 0.0))
-        r = min(1.0, math.nextafter(b / boxes.total_low, math.inf)) if b > 0 else 0.0
+        r = 1.0 if b >= boxes.total_low else math.nextafter(b / boxes.total_low, math.inf) if b > 0 else 0.0
         at_ends = (_information(p), _information(r))
         least.append(min(at_ends))
         most.append(math.exp(-1.0) if p < math.exp(-1.0) < r else max(at_ends))
@@ -211,7 +213,7 @@ def _entropy(boxes: Boxes) -> Rank:
     # Logarithm (4 units in the last place are 8 u), product and sum lose up to 10 u of the entropy; the exponential,
     # C's product and the corrections themselves at most 16 u more.
     low = math.exp(low) * (1.0 - (16 + 10 * low) * U64)
-    high = math.exp(high) * (1.0 + (16 + 10 * high) * U64)
+    high = math.exp(high) * (1.0 + (16 + 10 * high) * U64) if high < _LARGEST_LOGARITHM else math.inf
     return _real(copies * value, copies * max(low, 1.0), copies * min(high, float(count)), "entropy")
 
 

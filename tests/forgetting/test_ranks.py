@@ -195,6 +195,13 @@ def test_an_entropy_bound_that_is_too_narrow_is_noticed():
         assert_contains(moved, ball_rank([ball(v) for v in values], "entropy"))
 
 
+def test_entropies_of_eigenvalues_that_are_hardly_known_are_bounded_by_their_number():
+    far_apart = effective_rank(tensor([1e-300, 1e60]), "entropy", value_error=tensor([0.0, 2e60]))
+    assert far_apart.low <= 1.0 <= far_apart.high <= 2.0
+    many = effective_rank(torch.ones(3000, dtype=torch.float64), "entropy", value_error=0.9999)
+    assert many.low <= 3000.0 == many.high
+
+
 def test_real_ranks_are_tight():
     values = tensor([3.0, 2.0, 1.0, 1e-3])
     for kind in KINDS[1:]:
