@@ -45,13 +45,14 @@ def memory_estimate(
     """Bytes that a solve allocates at its peak, beside its inputs.
 
     Three squares (the matrix, its mirror image while it is formed, its factor), eighteen arrays of the solution's size
-    (solution, residual and correction, each with what its slices need), one block of rows with its slices, for the
-    dual route two arrays of the targets' size, and for `rows_predicted` old samples their drift and its bound.
+    (solution, residual and correction, each with what its slices need), one block of rows (five arrays of its size, and
+    twenty-four of its outputs' for their slices and partial products), for the dual route two arrays of the targets'
+    size, and for `rows_predicted` old samples their drift and its bound.
     """
     n, k, c, m = design.rows, design.columns, outputs, design.block_rows
     edge = k if route == "primal" else n
     squares = 3 * edge * edge
     solutions = 18 * k * c
-    blocks = min(m, n) * (4 * k + 8 * c)
+    blocks = min(m, n) * (5 * k + 24 * c)
     outputs_sized = n * c * (int(targets_copied) + (2 if route == "dual" else 0)) + 2 * rows_predicted * c
     return _FLOAT64 * (squares + solutions + blocks + outputs_sized)

@@ -120,11 +120,16 @@ ROOM = 1.2
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no /proc that forgets a process's peak")
 @pytest.mark.parametrize(
-    ("rows", "columns", "route", "dtype"),
-    [(2500, 1200, "primal", "float64"), (2500, 1200, "primal", "float32")],
+    ("rows", "columns", "outputs", "route", "dtype"),
+    [
+        (2500, 1200, 10, "primal", "float64"),
+        (2500, 1200, 10, "primal", "float32"),
+        (3000, 300, 500, "primal", "float64"),
+        (1200, 2500, 10, "dual", "float64"),
+    ],
 )
-def test_the_peak_is_what_was_estimated(rows: int, columns: int, route: str, dtype: str) -> None:
-    command = [sys.executable, "-c", MEASURED, str(rows), str(columns), "10", route, dtype]
+def test_the_peak_is_what_was_estimated(rows: int, columns: int, outputs: int, route: str, dtype: str) -> None:
+    command = [sys.executable, "-c", MEASURED, str(rows), str(columns), str(outputs), route, dtype]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
     assert done.returncode == 0, done.stderr
