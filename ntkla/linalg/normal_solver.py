@@ -95,8 +95,8 @@ class NormalSolve:
         )
 
     def status(self, relative_bound: float) -> Status:
-        """Certified, above the tolerance, or rank deficient, each with its numbers and the remedy."""
-        if self.rank is not None and math.isinf(relative_bound):
+        """Certified, above the tolerance, rank deficient or uncertified, each with its numbers and the remedy."""
+        if self.rank is not None and math.isinf(self.error.size()):
             return Status(
                 RANK_DEFICIENT,
                 f"ridge=0 and full rank is not certified: {self.rank.rank} singular values lie above "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ntkla.linalg.errors import NotCertifiedError
@@ -22,7 +23,7 @@ class Status:
             `"certified"`: the error bound is proved and meets the tolerance;
             `"above_tolerance"`: the error bound is proved but larger than the tolerance;
             `"rank_deficient"`: `ridge=0` and full rank is not certified, so the bound is infinite;
-            `"uncertified"`: no bound can be given, the bound is infinite;
+            `"uncertified"`: no bound can be given, it is infinite, absolutely or in relation to the result;
             `"conditional"`: the bound holds for a foreign operator as evaluated, not for its exact values.
         message: what happened, with the numbers, and what to do about it.
     """
@@ -32,7 +33,7 @@ class Status:
 
     @classmethod
     def of_bound(cls, relative: float, tolerance: float, remedy: str, what: str = "the relative error") -> Status:
-        """Certified or above the tolerance, by a proved bound, which may be infinite.
+        """Certified or above the tolerance, by a proved relative bound; uncertified when that is infinite.
 
         Args:
             relative: the bound.
@@ -42,6 +43,9 @@ class Status:
         """
         if relative <= tolerance:
             return cls(CERTIFIED, f"{what} is proved to be at most {relative:.2e} (tolerance {tolerance:.1e}).")
+        if not math.isfinite(relative):
+            reason = "the bound overflows, or what it is relative to vanishes within it. Read the absolute bound"
+            return cls(UNCERTIFIED, f"no bound of {what} can be given: {reason}.")
         reached = f"{what} is proved to be at most {relative:.2e} only, above the tolerance {tolerance:.1e}"
         return cls(ABOVE_TOLERANCE, f"{reached}: {remedy}")
 

@@ -25,10 +25,16 @@ def test_only_a_strict_caller_gets_an_exception(code):
 
 def test_a_bound_is_compared_with_the_tolerance():
     assert Status.of_bound(0.5, 0.5, "do this.").code == CERTIFIED
-    above = Status.of_bound(math.inf, 0.5, "do this.", what="the length")
+    above = Status.of_bound(0.75, 0.5, "do this.", what="the length")
     assert above == Status(
-        ABOVE_TOLERANCE, "the length is proved to be at most inf only, above the tolerance 5.0e-01: do this."
+        ABOVE_TOLERANCE, "the length is proved to be at most 7.50e-01 only, above the tolerance 5.0e-01: do this."
     )
+
+
+def test_an_infinite_bound_proves_nothing():
+    status = Status.of_bound(math.inf, 0.5, "do this.", what="the length")
+    assert status.code == UNCERTIFIED
+    assert "no bound of the length can be given" in status.message
 
 
 def test_a_certified_status_passes():

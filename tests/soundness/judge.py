@@ -92,7 +92,7 @@ def judge_forgetting(problem: Problem, forgetting: Forgetting) -> None:
 def judge_relative(problem: Problem, forgetting: Forgetting) -> None:
     """The relative bound that is reported is at least the one recomputed here, and agrees with the status."""
     reported = forgetting.relative_bound
-    if float(forgetting.error_bound.max()) > NEGLIGIBLE:
+    if float(forgetting.error_bound.max()) > NEGLIGIBLE and reported < 1:
         relative = relative_drift_bound(forgetting, problem.features_old)
         assert relative <= reported * SHORT_CHAIN, f"the relative bound is {relative!r}, and {reported!r} was reported"
     _judge_status(forgetting, reported)
@@ -133,6 +133,7 @@ def _judge_status(result: RidgeSolution | Forgetting, relative: float) -> None:
     infinite = bool(result.error_bound.isinf().any())
     assert code in ("certified", "above_tolerance", "rank_deficient", "uncertified"), code
     assert (code == "certified") == (relative <= tolerance), f"{code} with a relative bound of {relative!r}"
+    assert (code == "uncertified") <= math.isinf(relative), f"{code} with a relative bound of {relative!r}"
     assert not infinite or code in ("rank_deficient", "uncertified"), f"{code} with an infinite bound"
 
 
