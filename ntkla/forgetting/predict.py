@@ -25,6 +25,7 @@ from ntkla.forgetting.tasks import LinearHead
 from ntkla.forgetting.trained import TrainedUpdate, trained_update
 from ntkla.forgetting.training import Training, require_training
 from ntkla.linalg import checks
+from ntkla.linalg.cost import ROUTES
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.errors import ArgumentError, ShapeError
 from ntkla.linalg.normal_solver import NormalSolve, SolveDiagnostics, prepare, ratio
@@ -128,6 +129,9 @@ def predict_forgetting(
     new = DesignMatrix(features_new, bias)
     free_bias = not checks.flag("penalize_bias", penalize_bias) and bias
     strict = checks.flag("strict", strict)
+    checks.choice("route", route, ROUTES)
+    # The drift, its bound, and what lies between while they are made.
+    checks.memory("the drift of the old predictions", 8 * 3 * old.rows * residual_new.shape[1], old.device)
     start = _start(head, new, residual_new.shape[1]) if weight_decay > 0 else None
     inexact = None if residual_error is None else _residual_error(residual_error, residual_new)
     if training is not None:

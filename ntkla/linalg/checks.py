@@ -96,7 +96,7 @@ def finite(name: str, x: torch.Tensor) -> None:
     """Raises NonFiniteError for a NaN or an infinity, ScaleError for entries whose products overflow."""
     if x.numel() == 0:
         return
-    low, high = (float(v) for v in torch.aminmax(x))
+    low, high = float(x.amin()), float(x.amax())  # not torch.aminmax, which copies what is not contiguous
     if not (math.isfinite(low) and math.isfinite(high)):
         bad = int((~torch.isfinite(x)).sum())
         raise NonFiniteError(

@@ -108,16 +108,16 @@ class DesignMatrix:
         return min(self.rows, PIECE) + pieces
 
     def row_norms(self) -> torch.Tensor:
-        """Upper bounds of the row norms, float64 [n], in one pass without a copy.
+        """Upper bounds of the row norms, float64 [n], in one pass without a copy of the features.
 
         Narrow types are summed in float32: a bound that is `F 2^-24` too large costs nothing, widening them would.
         """
         count = self.features.shape[1]
         dtype = torch.promote_types(self.features.dtype, torch.float32)
-        norms = torch.linalg.vector_norm(self.features, dim=1, dtype=dtype).to(torch.float64)
+        norms = self._plain_row_norms(dtype)
         rounding, least, greatest = gamma(count + 8, UNIT_ROUNDOFF[dtype]), *_SQUARES_KEPT[dtype]
         if not (math.isfinite(rounding) and bool(((norms > least) & (norms < greatest)).all())):
-            norms = torch.linalg.vector_norm(self.features, dim=1, dtype=torch.float64)
+            norms = self._plain_row_norms(torch.float64)
             rounding, least = gamma(count + 8), 0.0
         flushed = float(torch.finfo(self.features.dtype).tiny) if self._flushed else 0.0
         # Squares below the smallest normal number may vanish, and flushed arithmetic drops the stored subnormals.
@@ -129,9 +129,19 @@ class DesignMatrix:
             norms[vanished] = norm_upper(widened(self.features[vanished]), dim=1)
         return (torch.hypot(norms, torch.ones_like(norms)) if self.bias else norms) * SHORT_CHAIN
 
+    def _plain_row_norms(self, dtype: torch.dtype) -> torch.Tensor:
+        # Part by part: torch widens the whole argument before it sums in another type.
+        norms = torch.empty(self.rows, dtype=torch.float64, device=self.device)
+        for start in range(0, self.rows, self.block_rows):
+            rows = slice(start, start + self.block_rows)
+            norms[rows] = torch.linalg.vector_norm(self.features[rows], dim=1, dtype=dtype)
+        return norms
+
     def absolute_column_sums(self) -> torch.Tensor:
         """The column sums of |Phi| in float64 [columns], each off by at most gamma_rows of itself, in one pass."""
-        sums = torch.linalg.vector_norm(self.features, ord=1, dim=0, dtype=torch.float64)
+        sums = torch.zeros(self.features.shape[1], dtype=torch.float64, device=self.device)
+        for part in torch.split(self.features, self.block_rows):
+            sums += torch.linalg.vector_norm(part, ord=1, dim=0, dtype=torch.float64)
         return torch.cat([sums, torch.full_like(sums[:1], self.rows)]) if self.bias else sums
 
     def frobenius(self) -> float:

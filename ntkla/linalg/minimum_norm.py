@@ -22,9 +22,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from ntkla.linalg import checks
+from ntkla.linalg.checks import LARGEST_ENTRY, LEAST_PENALTY
 from ntkla.linalg.cost import ROUTES
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.doubled import Doubled, add
+from ntkla.linalg.errors import ScaleError
 from ntkla.linalg.factor import CholeskyFactor, QRFactor
 from ntkla.linalg.normal import gram_matrix, normal_matrix
 from ntkla.linalg.normal_problem import NormalProblem, adjoint_underflow
@@ -35,6 +37,8 @@ from ntkla.linalg.slicing import HIGHEST_LEVEL
 from ntkla.linalg.stability import SolutionError, Stability
 
 _MOST_CORRECTIONS = 8
+# Dividing by a singular value next to 0 reaches infinity; the least ridge stays below this by `1 / (2 sqrt(ridge))`.
+_LARGEST_SOLUTION = LARGEST_ENTRY / LEAST_PENALTY**0.5
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,9 @@ def minimum_norm(
         free_bias: whether the bias is left out of the norm that is minimised.
         route: checked, and then decided by the rank: "primal" for full column rank, "dual" for full row rank.
 
+    Raises:
+        ArgumentError, MemoryEstimateError; ScaleError for a truncated solution that is next to infinite.
+
     Cost: one singular value decomposition of a float64 copy of the features.
     """
     checks.choice("route", route, ROUTES)
@@ -161,6 +168,11 @@ def minimum_norm(
         if least > 0 and int(info) == 0:
             rows = RowRankRefinement(problem, triangle, least)
             return rows, rows.stability, "dual", decision, needed
+    if not float(truncated.abs().max()) <= _LARGEST_SOLUTION:
+        raise ScaleError(
+            "ridge=0: the minimum-norm solution is too large for its products with features to stay finite. "
+            "Scale the features up or the targets down by a power of two, or use a ridge > 0."
+        )
     stability = Stability.full_rank(1.0, design)  # only its geometry is used: the bound is infinite
     return TruncatedSolution(truncated), stability, "primal" if k <= n else "dual", decision, needed
 
@@ -196,7 +208,7 @@ def _truncated(design: DesignMatrix, targets: torch.Tensor, free_bias: bool) -> 
         dense, right = features - means, targets - target_means
     u, s, vh = torch.linalg.svd(dense, full_matrices=False)
     # Centring leaves roundings of the size of what was centred, not of what is left.
-    largest = float(s[0]) if means is None else float(torch.linalg.vector_norm(features))
+    largest = float(s[0]) if means is None else float(norm_upper(features))
     threshold = max(dense.shape) * 2 * U64 * largest
     rank = int((s > threshold).sum())
     following = float(s[rank]) if rank < len(s) else 0.0

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.errors import ScaleError
 from ntkla.linalg.minimum_norm import certified_least
 from ntkla.linalg.normal import BoundedMatrix, gram_matrix, normal_matrix
 from ntkla.linalg.ridge import RidgeSolution, ridge_solve
@@ -121,6 +122,14 @@ def test_the_gap_and_the_threshold_are_those_of_the_singular_values() -> None:
         d = ridge_solve(features, normal(2, 1, 1), ridge=0.0).diagnostics
         assert (d.rank, d.rank_threshold) == (rank, 2 * 2.0**-52)
         assert d.rank_gap == (math.inf if rank == 2 else 1 / small)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("scale", "targets_scale"), [(1e-300, 1e75), (1e-250, 1e60), (1e-305, 1.0)])
+def test_a_solution_beyond_float64_is_refused(scale: float, targets_scale: float, bias: bool) -> None:
+    features, targets = normal(6, 4, 0).abs().clamp(min=1.0) * scale, normal(6, 2, 1) * targets_scale
+    with pytest.raises(ScaleError, match="ridge=0: the minimum-norm solution is too large"):
+        ridge_solve(features, targets, ridge=0.0, bias=bias, penalize_bias=not bias)
 
 
 def test_a_rank_that_cannot_be_certified_has_no_bound() -> None:

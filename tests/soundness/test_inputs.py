@@ -11,6 +11,7 @@ import torch
 
 from ntkla.forgetting.predict import predict_forgetting
 from ntkla.forgetting.tasks import LinearHead
+from ntkla.forgetting.training import GradientFlow
 from ntkla.linalg import checks, errors
 from ntkla.linalg.ridge import ridge_solve
 from ntkla.testing import FeatureSpec, Problem, RidgeProblem
@@ -76,6 +77,7 @@ BAD_FORGETTING = [
     ({"weight_decay": 0.1, "head": LinearHead(torch.ones(3, 4))}, errors.ShapeError, "head.*expected weight"),
     ({"weight_decay": 0.1, "head": HEAD, "bias": True}, errors.ArgumentError, "head.*bias"),
     ({"route": "sideways"}, errors.ArgumentError, "route"),
+    ({"route": "sideways", "training": GradientFlow(1.0)}, errors.ArgumentError, "route"),
     ({"bias": "yes"}, errors.ArgumentError, "bias"),
     ({"tol": -1.0}, errors.ArgumentError, "tol"),
 ]
@@ -118,6 +120,15 @@ def test_memory_that_will_not_fit_is_refused_before_it_is_tried(monkeypatch, rid
     assert caught.value.bytes_needed > 100
     with pytest.raises(errors.MemoryEstimateError, match="bytes"):
         predict_forgetting(**{**FORGETTING.arguments(), "ridge": ridge})
+
+
+@pytest.mark.parametrize("training", [None, GradientFlow(1.0)])
+def test_memory_for_the_drift_of_many_old_samples_is_refused_before_it_is_tried(monkeypatch, training):
+    monkeypatch.setattr(checks, "available_memory", lambda device: 10**6)
+    many = filled(1, 4).expand(10**5, 4)
+    with pytest.raises(errors.MemoryEstimateError, match="drift of the old predictions") as caught:
+        predict_forgetting(many, filled(2, 4), filled(2, 1), ridge=1.0, training=training)
+    assert caught.value.bytes_needed >= 2 * 8 * many.shape[0]
 
 
 DEFICIENT = FeatureSpec(6, 4, twist="twin_columns")
