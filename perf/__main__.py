@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, help="folder for the JSON and the tables; default: perf/results and the READMEs"
     )
     parser.add_argument("--size", choices=suites.SIZES, default="full")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only the cases whose name contains TEXT")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="only cases whose name contains a TEXT")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--no-memory", action="store_true", help="do not measure peak memory (a fresh process for each)"
@@ -58,16 +59,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run_suite(
-    suite: str, size: str, device: torch.device, directory: Path, with_memory: bool, only: str = ""
+    suite: str, size: str, device: torch.device, directory: Path, with_memory: bool, only: Sequence[str] = ("",)
 ) -> list[harness.Row]:
-    """Runs one suite (only the cases whose name contains `only`), records it and returns its rows."""
+    """Runs one suite (only the cases whose name contains one of `only`), records it and returns its rows."""
     described = machine.describe(device)
     _say(machine.line(described), f"load average {described['load']}")
     limits = ceilings.measure(size, device)
     module = suites.load(suite)
     rows: list[harness.Row] = []
     for specification in module.specifications(size, device):
-        if only not in specification.name:
+        if not any(text in specification.name for text in only):
             continue
         start = time.perf_counter()
         found = harness.run(specification, limits, device, harness.PACES[size])
