@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma, norm_upper
+from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma, norm_lower, norm_upper
 from ntkla.linalg.products import pieced_gamma
 from ntkla.linalg.stability import SolutionError, Stability
 
@@ -71,7 +71,7 @@ def drift_scale(old: DesignMatrix, x: torch.Tensor, drift: Drift, enough: float)
 
     By the Cauchy-Schwarz inequality `||M||_F >= sum(M) / sqrt(n_A C)`, and `sum(M)` needs column sums only.
     """
-    scale = float(torch.linalg.vector_norm(drift.value)) - float(norm_upper(drift.bound))
+    scale = norm_lower(drift.value) - float(norm_upper(drift.bound))
     if scale >= enough:
         return scale
     magnitudes, rounding = x.abs(), gamma(2 * old.columns + old.rows * x.shape[1] + 8)
@@ -79,7 +79,5 @@ def drift_scale(old: DesignMatrix, x: torch.Tensor, drift: Drift, enough: float)
     scale = max(scale, total / math.sqrt(old.rows * x.shape[1]))
     if scale >= enough:
         return scale
-    squares = 0.0
-    for _, block in old.blocks():
-        squares += float(((block.abs() @ magnitudes) ** 2).sum())
-    return max(scale, math.sqrt(squares) * (1.0 - rounding))
+    norms = [norm_lower(block.abs() @ magnitudes) for _, block in old.blocks()]
+    return max(scale, math.hypot(*norms) * (1.0 - rounding))

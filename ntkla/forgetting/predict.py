@@ -29,7 +29,7 @@ from ntkla.linalg.cost import ROUTES
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.errors import ArgumentError, ShapeError
 from ntkla.linalg.normal_solver import NormalSolve, SolveDiagnostics, prepare, ratio
-from ntkla.linalg.precision import DEFAULT_TOLERANCE, norm_upper
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, NEGLIGIBLE, norm_lower, norm_upper
 from ntkla.linalg.refine import relative_goal
 from ntkla.linalg.results import Result
 from ntkla.linalg.stability import SolutionError
@@ -64,7 +64,7 @@ class Forgetting(Result):
 
     def __str__(self) -> str:
         samples, outputs = self.drift.shape
-        size = float(torch.linalg.vector_norm(self.drift)) / (samples * outputs) ** 0.5
+        size = norm_lower(self.drift) / (samples * outputs) ** 0.5
         return (
             f"Forgetting: drift of {samples} old samples in {outputs} outputs\n"
             f"  root mean square drift {size:.4g}, largest {float(self.drift.abs().max()):.4g}\n"
@@ -203,7 +203,7 @@ def _optimum(old: DesignMatrix, solve: NormalSolve) -> Forgetting:
     room = tolerance * scale - drift.from_rounding
     if 0 < room < drift.from_update < math.inf:
         # The drift is smaller than the norms suggest: the update has to be better by the ratio.
-        wanted = solve.error.size() * room / drift.from_update / 4
+        wanted = max(solve.error.size() * room / drift.from_update / 4, NEGLIGIBLE)
         solution.reach(lambda _: wanted)
         drift = drift_of(old, solution.x.high, solve.error, sizes)
         scale = drift_scale(old, solution.x.high, drift, float(norm_upper(drift.bound)) / tolerance)

@@ -13,6 +13,7 @@ from ntkla.forgetting.predictions import Flips, Predictions
 from ntkla.forgetting.ranks import Rank
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.modes import Eigenmodes
+from ntkla.linalg.precision import norm_lower
 from ntkla.linalg.results import Result
 from ntkla.linalg.status import Status
 
@@ -57,7 +58,7 @@ class ForgettingReport(Result):
 
     def __str__(self) -> str:
         samples, outputs = self.drift.shape
-        size = float(torch.linalg.vector_norm(self.drift)) / (samples * outputs) ** 0.5
+        size = norm_lower(self.drift) / (samples * outputs) ** 0.5
         parts = ", ".join(f"{name} {value:.2f}" for name, value in self.seconds.items() if name != "total")
         modes = self.decomposition.modes
         accuracy = f"  accuracy      {self.accuracy_before} before, {self.accuracy_forecast} forecast"

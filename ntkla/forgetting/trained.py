@@ -48,6 +48,7 @@ from ntkla.linalg.precision import (
     TINY64,
     U64,
     gamma,
+    norm_lower,
     norm_upper,
     rounded_up,
 )
@@ -147,7 +148,7 @@ def trained_update(
     gradient = _gradient(design, residual_new, start, decays)
     update, bound, amplification = _apply(modes, gradient, training)
     escalations: tuple[str, ...] = ()
-    if float(norm_upper(bound)) > max(tolerance / 4 * float(torch.linalg.vector_norm(update)), NEGLIGIBLE):
+    if float(norm_upper(bound)) > max(tolerance / 4 * norm_lower(update), NEGLIGIBLE):
         sharper = _hessian(accurate_normal_matrix(design), penalties, decays)
         modes = certified(sharper, modes.values, modes.vectors, modes.defect, floor)
         update, bound, amplification = _apply(modes, gradient, training)

@@ -177,7 +177,7 @@ def _candidates(problem: NormalProblem, penalty: float, free_bias: bool, route: 
 
 
 def ratio(bound: float, scale: float) -> float:
-    """A bound relative to a scale; zero when both vanish to within underflow, infinite when one of them overflowed."""
-    if bound <= NEGLIGIBLE:
+    """A bound relative to a scale; zero when the scale is zero and the bound is underflow, infinite on overflow."""
+    if scale == 0.0 and bound <= NEGLIGIBLE:
         return 0.0
     return bound / scale if scale > 0 and math.isfinite(bound) and math.isfinite(scale) else math.inf

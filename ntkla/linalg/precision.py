@@ -77,6 +77,13 @@ def norm_upper(x: torch.Tensor, dim: int | None = None) -> torch.Tensor:
     return bound
 
 
+def norm_lower(x: torch.Tensor) -> float:
+    """Lower bound of the Euclidean norm of all entries of a float64 array; positive unless they all but vanish."""
+    upper, rounding = float(norm_upper(x)), gamma(x.numel() + 9)
+    # The upper bound is at most (1 + rounding)^2 of the norm, and three times its allowance for underflow.
+    return max(0.0, (upper - 4.0 * TINY64 * math.sqrt(x.numel())) * (1.0 - 4.0 * rounding))
+
+
 # Within these limits no square overflows, and the squares that vanish lose less than one more rounding.
 _SQUARES_KEPT = 2.0**-400
 _SQUARES_FINITE = 2.0**500

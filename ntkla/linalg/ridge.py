@@ -16,7 +16,7 @@ import torch
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.normal_solver import NormalSolve, SolveDiagnostics, prepare, ratio
-from ntkla.linalg.precision import DEFAULT_TOLERANCE, norm_upper
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, NEGLIGIBLE, norm_lower, norm_upper
 from ntkla.linalg.refine import relative_goal
 from ntkla.linalg.results import Result
 from ntkla.linalg.stability import SolutionError
@@ -112,7 +112,7 @@ def ridge_solve(
     error, relative = _measured(solve)
     if tolerance < relative < math.inf:
         # A free bias inherits the error of the weights times the feature mean: they have to be better by that.
-        wanted = error.size() * tolerance / relative / 2
+        wanted = max(error.size() * tolerance / relative / 2, NEGLIGIBLE)
         solve.solution.reach(lambda _: wanted)
         error, relative = _measured(solve)
     x = solve.solution.x.high
@@ -135,4 +135,4 @@ def _measured(solve: NormalSolve) -> tuple[SolutionError, float]:
     """The error of the solution, and its 2-norm over the solution's, biases included in both."""
     error = solve.error
     size = float(norm_upper(solve.stability.whole(error)))
-    return error, ratio(size, float(torch.linalg.vector_norm(solve.solution.x.high)))
+    return error, ratio(size, norm_lower(solve.solution.x.high))

@@ -21,7 +21,7 @@ import torch
 
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.normal_problem import Residual
-from ntkla.linalg.precision import SHORT_CHAIN, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.precision import SHORT_CHAIN, U64, gamma, norm_lower, norm_upper, rounded_up
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,10 @@ class Stability:
         return SolutionError(rounded_up(weights), rounded_up(offset), self.radius)
 
     def length(self, x: torch.Tensor) -> float:
-        """||x||_F in the units of `SolutionError.size`."""
+        """||x||_F in the units of `SolutionError.size`, from below."""
         if self.centre is None:
-            return float(torch.linalg.vector_norm(x))
-        return math.hypot(float(torch.linalg.vector_norm(x[:-1])) * self.radius, float(torch.linalg.vector_norm(x[-1])))
+            return norm_lower(x)
+        return math.hypot(norm_lower(x[:-1]) * self.radius, norm_lower(x[-1]))
 
     def whole(self, error: SolutionError) -> torch.Tensor:
         """Upper bound of the 2-norm of a column's error, its bias included."""

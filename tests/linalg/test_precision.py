@@ -21,6 +21,7 @@ from ntkla.linalg.precision import (
     UNIT_ROUNDOFF,
     flushes_subnormals,
     gamma,
+    norm_lower,
     norm_upper,
     rounded_up,
 )
@@ -108,6 +109,15 @@ def test_a_norm_is_an_upper_bound_and_nearly_the_norm(x, flushed):
         slack = 1 + 2 * Fraction(gamma(x.numel() + 32))
         floor = 3 * Fraction(TINY64) * (math.isqrt(x.numel()) + 1)
         assert found <= floor or (found - floor) ** 2 <= square * slack * slack
+    lower = Fraction(norm_lower_of(x, flushed))
+    assert 0 <= lower * lower <= square
+    slack, floor = 1 - 8 * Fraction(gamma(x.numel() + 32)), 8 * Fraction(TINY64) * (math.isqrt(x.numel()) + 1)
+    assert (lower + floor) ** 2 >= square * slack * slack
+
+
+def norm_lower_of(x, flushed):
+    with flushing(flushed):
+        return norm_lower(x)
 
 
 def flushing(on: bool):

@@ -227,6 +227,26 @@ def test_a_looser_tolerance_is_met_and_reported():
     assert forecast(FORGETTING, tol=1e-300).status.code == "above_tolerance"
 
 
+@pytest.mark.parametrize("scale", [1e-180, 1e-260, 1e-290])
+def test_small_targets_are_solved_as_well_as_others(scale):
+    # The squares of such numbers vanish, and some of them are below what underflow alone is allowed.
+    problem = Problem(FeatureSpec(3, 4), FeatureSpec(6, 4, seed=1), 2, residual_scale=scale, ridge_relative=1.0)
+    forgetting = forecast(problem)
+    judge_forgetting(problem, forgetting)
+    assert forgetting.status.certified, forgetting.status
+    assert forgetting.relative_bound > 0
+    assert "root mean square drift 0," not in str(forgetting)
+
+
+@pytest.mark.parametrize("scale", [1e-275, 1e-290, 1e-305])
+def test_a_bound_that_is_nearly_nothing_is_still_compared_with_the_result(scale):
+    problem = RidgeProblem(FeatureSpec(8, 5, condition=1e12), 2, targets_scale=scale, ridge_relative=1e-16)
+    solution = solve(problem)
+    judge_ridge(problem, solution)
+    assert not solution.status.certified
+    assert float(solution.error_bound.max()) > solution.diagnostics.tolerance * float(solution.solution.abs().max())
+
+
 def test_results_speak_to_people_and_to_programs():
     forgetting, solution = forecast(FORGETTING), solve(RIDGE)
     for result in (forgetting, solution):
