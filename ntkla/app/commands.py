@@ -51,7 +51,7 @@ def demo(
     output: Annotated[
         Path, typer.Option(help="Folder for the pictures and report.json; made when it is not there.")
     ] = Path("ntkla-demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Which images of each task are held out.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Which images of each task are held out.")] = 0,
     backbone: Annotated[
         BackboneName, typer.Option(help="Frozen features: an ImageNet network, or the pixels themselves.")
     ] = BackboneName.EFFICIENTNET_LITE0,

@@ -25,7 +25,7 @@ from ntkla.linalg.status import Status
 ORDERS = ("eigenvalue", "energy")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Decomposition(Result):
     """A drift in eigenmodes.  Shares are of `total`; for a zero drift every share is 0 and every rank 0.
 

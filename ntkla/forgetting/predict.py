@@ -36,7 +36,7 @@ from ntkla.linalg.stability import SolutionError
 from ntkla.linalg.status import Status
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Forgetting(Result):
     """The forecast of `predict_forgetting`; every tensor is float64 on the features' device.
 

@@ -16,7 +16,7 @@ from ntkla.linalg.precision import U64, rounded_up
 from ntkla.linalg.results import Result
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictions(Result):
     """Outputs of a head.
 
@@ -53,7 +53,7 @@ class Predictions(Result):
         return f"Predictions: {n} samples, {c} outputs, each within {float(self.error_bound.max()):.2e}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Flips(Result):
     """Which samples change their predicted class.
 

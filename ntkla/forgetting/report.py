@@ -18,7 +18,7 @@ from ntkla.linalg.results import Result
 from ntkla.linalg.status import Status
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ForgettingReport(Result):
     """The forecast of `forecast`; tensors are float64 on the features' device.
 

@@ -11,7 +11,7 @@ from ntkla.linalg.results import Result
 from ntkla.linalg.status import Status
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Spectrum(Result):
     """All eigenvalues of a positive semidefinite operator, each with its enclosure.
 
@@ -75,7 +75,7 @@ class Cluster(Result):
         return self.stop - self.start
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Eigenmodes(Result):
     """The k largest eigenvalues of a Gram operator with eigenvectors and what is proved about them.
 

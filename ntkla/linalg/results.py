@@ -9,7 +9,10 @@ import torch
 
 
 class Result:
-    """Base of the frozen result dataclasses; gives them `to_dict`."""
+    """Base of the frozen result dataclasses; gives them `to_dict`.
+
+    A result that holds tensors equals itself only (`eq=False`): tensors have no truth value to compare by.
+    """
 
     def to_dict(self) -> dict[str, Any]:
         """Every field as plain Python values: tensors become nested lists, nested results dictionaries.

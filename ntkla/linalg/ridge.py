@@ -23,7 +23,7 @@ from ntkla.linalg.stability import SolutionError
 from ntkla.linalg.status import Status
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RidgeSolution(Result):
     """The minimiser, and how far it can be from the exact one.
 

@@ -77,7 +77,9 @@ def test_debug_shows_where_an_error_came_from(small_demo, tmp_path):
     assert type(result.exception).__name__ == "OutputError"
 
 
-@pytest.mark.parametrize("wrong", [["--backbone", "resnet"], ["--seed", "-1"], ["--seed", "x"], ["--nonsense"]])
+@pytest.mark.parametrize(
+    "wrong", [["--backbone", "resnet"], ["--seed", "-1"], ["--seed", "x"], ["--seed", str(2**63)], ["--nonsense"]]
+)
 def test_wrong_options_are_refused(wrong):
     assert run("demo", *wrong).exit_code == EXIT_ERROR
 
