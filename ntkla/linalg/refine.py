@@ -95,12 +95,12 @@ class Refinement:
         assert self._state is not None
         for _ in range(_MOST_STEPS):
             wanted = goal(self.x.high)
-            if not self._state.fresh and self._state.rounding.size() > wanted / 2:
+            if not self._state.fresh and self._state.rounding.size() > 2 * _SHARE * wanted:
                 forward, adjoint = self._levels(wanted)
                 self._measure((max(forward, self.levels[0]), max(adjoint, self.levels[1])))
             if self.error.size() <= wanted:
                 return True
-            if self._state.rounding.size() > wanted / 2:
+            if self._state.rounding.size() > 2 * _SHARE * wanted:
                 if self._raise_levels(wanted):
                     continue
                 # No level reaches the goal: corrections pay only until rho is down to its own rounding.
