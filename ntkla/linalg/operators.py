@@ -16,7 +16,7 @@ import torch
 
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.errors import ArgumentError, DtypeError, ShapeError
+from ntkla.linalg.errors import ArgumentError, DeviceError, DtypeError, ShapeError
 from ntkla.linalg.linear_operator import LinearOperator
 from ntkla.linalg.precision import TINY64, gamma, norm_upper, rounded_up
 from ntkla.linalg.products import pieced_gamma
@@ -149,7 +149,7 @@ class FunctionOperator(LinearOperator):
         trace: the sum of its diagonal, or None: then completeness cannot be proved by the trace.
 
     Raises:
-        ArgumentError, ShapeError, DtypeError.  From a product also ShapeError, DtypeError, DeviceError or
+        ArgumentError, ShapeError, DtypeError, DeviceError.  From a product also ShapeError, DtypeError, DeviceError or
         NonFiniteError when `matmul` breaks its contract.
     """
 
@@ -171,7 +171,7 @@ class FunctionOperator(LinearOperator):
         if isinstance(shape, (str, bytes)) or not isinstance(shape, Sequence) or len(shape) != 2:
             raise ShapeError(f"shape: expected two lengths (M, N), got {shape!r}.")
         rows, columns = (checks.integer("shape", length, least=1) for length in shape)
-        super().__init__((rows, columns), dtype, torch.device(device), checks.flag("psd", psd))
+        super().__init__((rows, columns), dtype, _device(device), checks.flag("psd", psd))
         if self.psd:
             self._square("psd")
         self.matmul = matmul
@@ -204,3 +204,11 @@ class FunctionOperator(LinearOperator):
         if self.matmul_error is None:
             return torch.full((v.shape[1],), math.inf, dtype=torch.float64, device=self.device)
         return rounded_up(self.matmul_error * norm_upper(v, dim=0))
+
+
+def _device(device: object) -> torch.device:
+    """`device` as torch names it; DeviceError when it names none."""
+    try:
+        return torch.device(device)  # type: ignore[call-overload, no-any-return]
+    except (RuntimeError, TypeError) as cause:
+        raise DeviceError(f"device: expected a device such as 'cpu' or 'cuda:0', got {device!r}.") from cause

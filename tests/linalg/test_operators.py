@@ -317,6 +317,8 @@ def test_vectors_that_do_not_fit(v, error, message, use):
         (lambda: FunctionOperator(abs, 7, torch.float64, "cpu"), errors.ShapeError, "two lengths"),
         (lambda: FunctionOperator(abs, (7, 0), torch.float64, "cpu"), errors.ArgumentError, "shape"),
         (lambda: FunctionOperator(abs, (7, 7), torch.int32, "cpu"), errors.DtypeError, "int32"),
+        (lambda: FunctionOperator(abs, (7, 7), torch.float64, "abacus"), errors.DeviceError, "device.*'abacus'"),
+        (lambda: FunctionOperator(abs, (7, 7), torch.float64, None), errors.DeviceError, "device.*None"),
         (lambda: FunctionOperator(abs, (7, 4), torch.float64, "cpu", psd=True), errors.ShapeError, "square"),
         (lambda: FunctionOperator(abs, (7, 7), torch.float64, "cpu", trace=torch.nan), errors.ArgumentError, "trace"),
         (
