@@ -6,11 +6,13 @@ This file is the only public door: it re-exports by name, and tells the whole li
 
 from ntkla.forgetting.convention import from_torch_sgd
 from ntkla.forgetting.decompose import Decomposition, decompose
+from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.forecast import forecast
-from ntkla.forgetting.predict import Forgetting, predict_forgetting
+from ntkla.forgetting.heads import LinearHead
+from ntkla.forgetting.predict import predict_forgetting
 from ntkla.forgetting.ranks import Rank, effective_rank, vulnerable_rank
 from ntkla.forgetting.report import ForgettingReport
-from ntkla.forgetting.tasks import LinearHead, Task
+from ntkla.forgetting.tasks import Task
 from ntkla.forgetting.training import GradientDescent, GradientFlow
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.dispatch import backend, last_dispatch

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ntkla.forgetting.decompose import decompose
+from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.predict import predict_forgetting
 from ntkla.forgetting.predictions import Flips, Predictions
 from ntkla.forgetting.ranks import effective_rank, vulnerable_rank
 from ntkla.forgetting.report import ForgettingReport
-from ntkla.forgetting.tasks import LinearHead, Task
+from ntkla.forgetting.tasks import Task
 from ntkla.forgetting.training import Training
 from ntkla.linalg import checks
 from ntkla.linalg.accurate import Bounded, accurate_outputs

@@ -8,70 +8,25 @@ Objective (Prop. 1 of "Catastrophic Forgetting is Low-Rank", arXiv 2606.18024; s
 Its minimiser moves the head by
 `dW^T = -(Phi_B^T Phi_B + (ridge + weight_decay) I)^-1 (Phi_B^T R_B + weight_decay W_A^T)`
 and the old predictions by `dF_A = Phi_A dW^T`.
-
-The bound of every drift is derived in `drift.py`.  Its relative form divides the Frobenius norm of the bound by
-`max(||dF_A||_F, || |Phi_A| |dW|^T ||_F)`: the two differ when the drift cancels.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from ntkla.forgetting.drift import Drift, RowSizes, drift_of, drift_scale
-from ntkla.forgetting.tasks import LinearHead
-from ntkla.forgetting.trained import TrainedUpdate, trained_update
+from ntkla.forgetting.drifts import Forgetting, View, drifts_after_training, drifts_at_the_optimum
+from ntkla.forgetting.heads import LinearHead
+from ntkla.forgetting.trained import trained_update
 from ntkla.forgetting.training import Training, require_training
 from ntkla.linalg import checks
 from ntkla.linalg.cost import ROUTES
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.errors import ArgumentError, ShapeError
-from ntkla.linalg.normal_solver import NormalSolve, SolveDiagnostics, prepare, ratio
-from ntkla.linalg.precision import DEFAULT_TOLERANCE, NEGLIGIBLE, norm_lower, norm_upper
-from ntkla.linalg.refine import relative_goal
-from ntkla.linalg.results import Result
-from ntkla.linalg.stability import SolutionError
-from ntkla.linalg.status import Status
-
-
-@dataclass(frozen=True, eq=False)
-class Forgetting(Result):
-    """The forecast of `predict_forgetting`; every tensor is float64 on the features' device.
-
-    Attributes:
-        drift: [n_A, C], the change of every old prediction.
-        head_update: [C, F], the change of the head's weights.
-        bias_update: [C], or None without a bias.
-        error_bound: [n_A, C], `|drift - exact drift| <= error_bound` entry by entry.
-        update_error_bound: [C], 2-norm bound of the error of one output's weights (and bias).
-        relative_bound: `||error_bound||_F / max(||drift||_F, || |Phi_A| |dW|^T ||_F)`.
-        route: `"primal"`, `"dual"`, or the spectral route of finite training.
-        status: `certified` when `relative_bound <= tol`.
-        diagnostics: how the update was reached.
-    """
-
-    drift: torch.Tensor
-    head_update: torch.Tensor
-    bias_update: torch.Tensor | None
-    error_bound: torch.Tensor
-    update_error_bound: torch.Tensor
-    relative_bound: float
-    route: str
-    status: Status
-    diagnostics: SolveDiagnostics
-
-    def __str__(self) -> str:
-        samples, outputs = self.drift.shape
-        size = norm_lower(self.drift) / (samples * outputs) ** 0.5
-        return (
-            f"Forgetting: drift of {samples} old samples in {outputs} outputs\n"
-            f"  root mean square drift {size:.4g}, largest {float(self.drift.abs().max()):.4g}\n"
-            f"  largest error bound {float(self.error_bound.max()):.2e}, relative {self.relative_bound:.2e}\n"
-            f"  route {self.route}, factor {self.diagnostics.factor}, {self.diagnostics.corrections} corrections\n"
-            f"  {self.status}"
-        )
+from ntkla.linalg.normal_solver import prepare
+from ntkla.linalg.precision import DEFAULT_TOLERANCE
 
 
 def predict_forgetting(
@@ -123,42 +78,92 @@ def predict_forgetting(
     residual_new = checks.matrix("residual_new", residual_new, rows=features_new.shape[0])
     checks.one_dtype(features_old=features_old, features_new=features_new)
     checks.one_device(features_old=features_old, features_new=features_new, residual_new=residual_new)
-    ridge, weight_decay = checks.nonnegative("ridge", ridge), checks.nonnegative("weight_decay", weight_decay)
-    tolerance = DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol)
-    old = DesignMatrix(features_old, checks.flag("bias", bias))
-    new = DesignMatrix(features_new, bias)
-    free_bias = not checks.flag("penalize_bias", penalize_bias) and bias
-    strict = checks.flag("strict", strict)
-    checks.choice("route", route, ROUTES)
-    # The drift, its bound, and what lies between while they are made.
-    checks.memory("the drift of the old predictions", 8 * 3 * old.rows * residual_new.shape[1], old.device)
-    start = _start(head, new, residual_new.shape[1]) if weight_decay > 0 else None
+    learning = Learning.checked(ridge, penalize_bias, weight_decay, training, route, tol, strict)
+    bias = checks.flag("bias", bias)
     inexact = None if residual_error is None else _residual_error(residual_error, residual_new)
-    if training is not None:
-        require_training(training)
-    if training is None:
-        targets = -widened(residual_new)
+    view = View(DesignMatrix(features_old, bias))
+    return drifts([view], DesignMatrix(features_new, bias), residual_new, learning, head=head, residual_error=inexact)[
+        0
+    ]
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How the new task is learned and how exactly that is to be known: the settings of `predict_forgetting`."""
+
+    ridge: float
+    penalize_bias: bool
+    weight_decay: float
+    training: Training | None
+    route: str
+    tolerance: float
+    strict: bool
+
+    @classmethod
+    def checked(
+        cls,
+        ridge: object,
+        penalize_bias: object,
+        weight_decay: object,
+        training: Training | None,
+        route: object,
+        tol: object,
+        strict: object,
+    ) -> Learning:
+        """The settings when they are in their ranges; RidgeError or ArgumentError otherwise."""
+        if training is not None:
+            require_training(training)
+        return cls(
+            checks.nonnegative("ridge", ridge),
+            checks.flag("penalize_bias", penalize_bias),
+            checks.nonnegative("weight_decay", weight_decay),
+            training,
+            checks.choice("route", route, ROUTES),
+            DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol),
+            checks.flag("strict", strict),
+        )
+
+
+def drifts(
+    views: Sequence[View],
+    new: DesignMatrix,
+    residual: torch.Tensor,
+    learning: Learning,
+    *,
+    head: LinearHead | None = None,
+    residual_error: torch.Tensor | None = None,
+) -> list[Forgetting]:
+    """`predict_forgetting` for several old tasks at once, from checked arguments; the update is solved once."""
+    # The drifts, their bounds, and what lies between while they are made.
+    entries = sum(view.design.rows * view.of(residual[:1]).shape[1] for view in views)
+    checks.memory("the drift of the old predictions", 8 * 3 * entries, new.device)
+    start = _start(head, new, residual.shape[1]) if learning.weight_decay > 0 else None
+    free_bias = new.bias and not learning.penalize_bias
+    if learning.training is not None:
+        mask = torch.ones(new.columns, dtype=torch.float64, device=new.device)
+        if free_bias:
+            mask[-1] = 0.0
+        penalties, decays = learning.ridge * mask, learning.weight_decay * mask
+        update = trained_update(new, widened(residual), start, penalties, decays, learning.training, learning.tolerance)
+        if residual_error is not None:
+            update = update.with_residual_error(residual_error)
+        found = drifts_after_training(views, update, learning.tolerance)
+    else:
         solve = prepare(
             new,
-            targets,
-            ridge=ridge,
-            decay=weight_decay,
+            -widened(residual),
+            ridge=learning.ridge,
+            decay=learning.weight_decay,
             start=start,
             free_bias=free_bias,
-            route=route,
-            tolerance=tolerance,
+            route=learning.route,
+            tolerance=learning.tolerance,
             targets_copied=True,
-            rows_predicted=old.rows,
+            rows_predicted=sum(view.design.rows for view in views),
         )
-        found = _optimum(old, replace(solve, targets_error=inexact))
-        found.status.require(strict)
-        return found
-    mask = torch.ones(new.columns, dtype=torch.float64, device=new.device)
-    if free_bias:
-        mask[-1] = 0.0
-    update = trained_update(new, widened(residual_new), start, ridge * mask, weight_decay * mask, training, tolerance)
-    found = _trained(old, update if inexact is None else update.with_residual_error(inexact), tolerance)
-    found.status.require(strict)
+        found = drifts_at_the_optimum(views, replace(solve, targets_error=residual_error))
+    for one in found:
+        one.status.require(learning.strict)
     return found
 
 
@@ -191,75 +196,3 @@ def _residual_error(error: object, residual: torch.Tensor) -> torch.Tensor:
     if bool((error < 0).any()):
         raise ArgumentError("residual_error: expected bounds >= 0, got a negative one.")
     return widened(error)
-
-
-def _optimum(old: DesignMatrix, solve: NormalSolve) -> Forgetting:
-    """Refines until the relative bound of the drift, not only of the update, meets the tolerance."""
-    tolerance, solution = solve.tolerance, solve.solution
-    sizes = RowSizes.of(old, solve.stability)
-    solution.reach(relative_goal(tolerance, solve.stability))
-    drift = drift_of(old, solution.x.high, solve.error, sizes)
-    scale = drift_scale(old, solution.x.high, drift, float(norm_upper(drift.bound)) / tolerance)
-    room = tolerance * scale - drift.from_rounding
-    if 0 < room < drift.from_update < math.inf:
-        # The drift is smaller than the norms suggest: the update has to be better by the ratio.
-        wanted = max(solve.error.size() * room / drift.from_update / 4, NEGLIGIBLE)
-        solution.reach(lambda _: wanted)
-        drift = drift_of(old, solution.x.high, solve.error, sizes)
-        scale = drift_scale(old, solution.x.high, drift, float(norm_upper(drift.bound)) / tolerance)
-    relative = ratio(float(norm_upper(drift.bound)), scale)
-    error = solve.error
-    update_bound = solve.stability.whole(error)
-    return _forgetting(
-        old,
-        solution.x.high,
-        drift,
-        update_bound,
-        relative,
-        solve.route,
-        solve.status(relative),
-        solve.diagnostics(relative),
-    )
-
-
-def _trained(old: DesignMatrix, update: TrainedUpdate, tolerance: float) -> Forgetting:
-    """The drift of a finite training run."""
-    error = SolutionError(update.error_bound, torch.zeros_like(update.error_bound))
-    drift = drift_of(old, update.update, error, RowSizes.of(old))
-    size = float(norm_upper(drift.bound))
-    relative = ratio(size, drift_scale(old, update.update, drift, size / tolerance))
-    return _forgetting(
-        old,
-        update.update,
-        drift,
-        update.error_bound,
-        relative,
-        "spectral",
-        update.status(relative, tolerance),
-        update.diagnostics(relative, tolerance),
-    )
-
-
-def _forgetting(
-    old: DesignMatrix,
-    x: torch.Tensor,
-    drift: Drift,
-    update_bound: torch.Tensor,
-    relative: float,
-    route: str,
-    status: Status,
-    diagnostics: SolveDiagnostics,
-) -> Forgetting:
-    """Splits the stacked update [K, C] into weights and bias."""
-    features = old.features.shape[1]
-    return Forgetting(
-        drift=drift.value,
-        head_update=x[:features].T.contiguous(),
-        bias_update=x[features] if old.bias else None,
-        error_bound=drift.bound,
-        update_error_bound=update_bound,
-        relative_bound=relative,
-        route=route,
-        status=status,
-        diagnostics=diagnostics,
-    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ntkla.forgetting.decompose import Decomposition
-from ntkla.forgetting.predict import Forgetting
+from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.predictions import Flips, Predictions
 from ntkla.forgetting.ranks import Rank
 from ntkla.linalg.decisions import Decision

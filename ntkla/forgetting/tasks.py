@@ -1,79 +1,130 @@
-"""What a forecast is made of: a task (features and targets) and the linear head that was trained on the old one."""
+"""A task: its samples as the frozen backbone sees them, what the head should say of them, and which outputs it uses."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ntkla.linalg import checks
-from ntkla.linalg.design import DesignMatrix, widened
-from ntkla.linalg.errors import DtypeError, LabelError, ShapeError
-from ntkla.linalg.precision import TINY64, norm_upper, rounded_up
-from ntkla.linalg.products import pieced_gamma
+from ntkla.linalg.design import widened
+from ntkla.linalg.errors import ArgumentError, DtypeError, LabelError, ShapeError
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Samples of one task, as the frozen backbone sees them.
+    """Samples of one task.
 
     Attributes:
         features: [n, F], float64, float32, bfloat16 or float16; detached, taken as exact numbers.
-        targets: [n, C], any of these types, same device.
-        labels: int64 [n], or None; with labels a forecast also says what happens to the accuracy.
+        targets: [n, C], any of these types, same device; one column for each output that the task uses.  None where
+            nothing is trained on the task: an old one.
+        labels: int64 [n], or None; with labels a forecast also says what happens to the accuracy.  A label is the
+            number of an output of the whole head.
+        outputs: int64 [C], the outputs of the head that the task uses, in the order of the targets' columns; None for
+            all of the head's.  Of a new task, the others are not trained: no loss, ridge or decay touches them.  Of an
+            old task, the forecast is about these, and the predicted class is the largest among them.
+        weights: float64 [n], >= 0, of each sample in the loss `1/2 sum_i weights_i ||phi_i W^T - y_i||^2` that is
+            trained on a new task; None for 1 each.  What a forecast says about an old task counts each sample once.
 
     Raises:
-        DtypeError, ShapeError, DeviceError, NonFiniteError, ScaleError, LabelError
+        DtypeError, ShapeError, DeviceError, NonFiniteError, ScaleError, LabelError, ArgumentError
     """
 
     features: torch.Tensor
-    targets: torch.Tensor
+    targets: torch.Tensor | None = None
     labels: torch.Tensor | None = None
+    outputs: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         features = checks.matrix("features", self.features)
-        targets = checks.matrix("targets", self.targets, rows=features.shape[0])
-        checks.one_device(features=features, targets=targets)
-        object.__setattr__(self, "features", features)
-        object.__setattr__(self, "targets", targets)
+        samples = features.shape[0]
+        outputs = None if self.outputs is None else _outputs(self.outputs, features.device)
+        targets, columns = self.targets, None if outputs is None else outputs.shape[0]
+        if targets is not None:
+            targets = checks.matrix("targets", targets, rows=samples, columns=columns)
+            columns = targets.shape[1]
+        checked = {"features": features, "targets": targets, "outputs": outputs}
         if self.labels is not None:
-            labels = _labels(self.labels, features.shape[0], targets.shape[1])
-            checks.one_device(features=features, labels=labels)
-            object.__setattr__(self, "labels", labels)
+            checked["labels"] = _labels(self.labels, samples, columns if outputs is None else None)
+            if outputs is not None:
+                _require_among(checked["labels"], outputs)
+        if self.weights is not None:
+            checked["weights"] = _weights(self.weights, samples)
+        checks.one_device(features=features, **{k: v for k, v in checked.items() if k != "features"})
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
-    def from_labels(cls, features: torch.Tensor, labels: torch.Tensor, classes: int) -> Task:
+    def from_labels(
+        cls,
+        features: torch.Tensor,
+        labels: torch.Tensor,
+        classes: int,
+        *,
+        outputs: torch.Tensor | Sequence[int] | None = None,
+        weights: torch.Tensor | None = None,
+    ) -> Task:
         """A classification task with one-hot float64 targets.
 
         Args:
             features: [n, F].
             labels: integers [n], each in 0 ... classes - 1, on the features' device.
-            classes: C, the number of outputs of the head (of all tasks, when they share it).
+            classes: the number of outputs of the head (of all tasks, when they share it).
+            outputs: the classes that this task uses, in the order of the targets' columns; None for all.
+            weights: [n], of each sample in the loss.
 
         Raises:
-            LabelError: a label outside the classes.
+            LabelError: a label outside the classes, or outside `outputs`.
             ArgumentError, DtypeError, ShapeError, DeviceError, NonFiniteError, ScaleError, MemoryEstimateError
         """
         features = checks.matrix("features", features)
-        labels = _labels(labels, features.shape[0], checks.integer("classes", classes, least=1))
+        classes = checks.integer("classes", classes, least=1)
+        labels = _labels(labels, features.shape[0], classes)
         checks.one_device(features=features, labels=labels)
-        checks.memory("the one-hot targets", 8 * features.shape[0] * classes, features.device)
-        targets = torch.zeros((features.shape[0], classes), dtype=torch.float64, device=features.device)
-        targets.scatter_(1, labels[:, None], 1.0)
-        return cls(features, targets, labels)
+        columns = labels
+        if outputs is not None:
+            outputs = require_outputs("outputs", _outputs(outputs, features.device), classes)
+            columns = positions(labels, outputs)
+        width = classes if outputs is None else outputs.shape[0]
+        checks.memory("the one-hot targets", 8 * features.shape[0] * width, features.device)
+        targets = torch.zeros((features.shape[0], width), dtype=torch.float64, device=features.device)
+        targets.scatter_(1, columns[:, None], 1.0)
+        return cls(features, targets, labels, outputs, weights)
+
+    def select(self, classes: Sequence[int]) -> Task:
+        """The task of the samples whose label is one of `classes`; their features are copied.
+
+        Raises:
+            ArgumentError: the task has no labels.  LabelError: no sample has such a label.
+        """
+        if self.labels is None:
+            raise ArgumentError("select: expected a task with labels, got one without. Pass labels= to Task.")
+        wanted = _outputs(classes, self.features.device)
+        rows = torch.isin(self.labels, wanted)
+        if not bool(rows.any()):
+            raise LabelError(f"select: no sample has one of the labels {wanted.tolist()}.")
+        parts = (None if x is None else x[rows] for x in (self.targets, self.labels))
+        weights = None if self.weights is None else self.weights[rows]
+        return Task(self.features[rows], *parts, outputs=self.outputs, weights=weights)
 
     def __str__(self) -> str:
         n, f = self.features.shape
-        labelled = "with labels" if self.labels is not None else "without labels"
-        return f"Task: {n} samples, {f} features, {self.targets.shape[1]} outputs, {labelled}"
+        width = self.targets if self.targets is not None else self.outputs
+        said = [f"{n} samples, {f} features"]
+        said += [] if width is None else [f"{width.shape[-1]} outputs"]
+        said += ["with labels" if self.labels is not None else "without labels"]
+        said += ["weighted"] if self.weights is not None else []
+        return "Task: " + ", ".join(said)
 
     __repr__ = __str__
 
 
-def _labels(labels: object, samples: int, classes: int) -> torch.Tensor:
+def _labels(labels: object, samples: int, classes: int | None) -> torch.Tensor:
     if not isinstance(labels, torch.Tensor) or labels.dtype not in _INTEGERS:
         came = labels.dtype if isinstance(labels, torch.Tensor) else type(labels).__name__
         raise DtypeError(f"labels: expected an integer tensor, got {came}. Convert it with .to(torch.int64).")
@@ -82,85 +133,73 @@ def _labels(labels: object, samples: int, classes: int) -> torch.Tensor:
     if labels.shape != (samples,):
         raise ShapeError(f"labels: expected one a sample, shape ({samples},), got {tuple(labels.shape)}.")
     labels = labels.to(torch.int64)
-    low, high = (int(v) for v in torch.aminmax(labels))
-    if low < 0 or high >= classes:
-        raise LabelError(
-            f"labels: expected integers from 0 to {classes - 1}, got {low} to {high}. "
-            "Pass the number of classes of the whole head, or renumber the labels."
-        )
+    require_labels_below(labels, classes)
     return labels
 
 
-@dataclass(frozen=True, eq=False)
-class LinearHead:
-    """A linear head: `outputs = features weight^T + bias`.
+def require_labels_below(labels: torch.Tensor, classes: int | None) -> None:
+    """Raises LabelError for a label below 0, or not below the number of classes when that is known."""
+    low, high = (int(v) for v in torch.aminmax(labels))
+    if low < 0 or (classes is not None and high >= classes):
+        upper = "upwards" if classes is None else f"to {classes - 1}"
+        raise LabelError(
+            f"labels: expected integers from 0 {upper}, got {low} to {high}. "
+            "Pass the number of classes of the whole head, or renumber the labels."
+        )
 
-    Attributes:
-        weight: [C, F], float64, float32, bfloat16 or float16; detached, taken as exact numbers.
-        bias: [C], or None.
 
-    Raises:
-        DtypeError, ShapeError, DeviceError, NonFiniteError, ScaleError
-    """
+def _outputs(outputs: object, device: torch.device) -> torch.Tensor:
+    """Distinct numbers of outputs as int64 [c]."""
+    if isinstance(outputs, torch.Tensor):
+        if outputs.dtype not in _INTEGERS:
+            raise DtypeError(
+                f"outputs: expected integers, got {outputs.dtype}. Use mask.nonzero().flatten() of a mask."
+            )
+        if outputs.ndim != 1 or outputs.numel() == 0:
+            raise ShapeError(f"outputs: expected one dimension and an entry or more, got {tuple(outputs.shape)}.")
+        checks.dense("outputs", outputs)
+        checks.with_values("outputs", outputs)
+        numbers = outputs.to(torch.int64)
+    elif isinstance(outputs, Sequence) and not isinstance(outputs, (str, bytes)) and len(outputs) > 0:
+        listed = [checks.integer("outputs", number, least=0) for number in outputs]
+        numbers = torch.tensor(listed, dtype=torch.int64, device=device)
+    else:
+        raise ArgumentError(f"outputs: expected numbers of outputs, one or more, got {outputs!r}.")
+    if int(numbers.min()) < 0 or numbers.unique().shape != numbers.shape:
+        raise ArgumentError(f"outputs: expected distinct numbers >= 0, got {numbers.tolist()}.")
+    return numbers
 
-    weight: torch.Tensor
-    bias: torch.Tensor | None = None
 
-    def __post_init__(self) -> None:
-        weight = checks.matrix("weight", self.weight)
-        object.__setattr__(self, "weight", weight)
-        if self.bias is not None:
-            if not isinstance(self.bias, torch.Tensor) or self.bias.ndim != 1:
-                came = tuple(self.bias.shape) if isinstance(self.bias, torch.Tensor) else type(self.bias).__name__
-                raise ShapeError(f"bias: expected shape ({weight.shape[0]},), one number an output, got {came}.")
-            bias = checks.matrix("bias", self.bias[None, :], columns=weight.shape[0])[0]
-            checks.one_device(weight=weight, bias=bias)
-            object.__setattr__(self, "bias", bias)
+def require_outputs(name: str, outputs: torch.Tensor, count: int) -> torch.Tensor:
+    """`outputs` when a head with so many has them all; ArgumentError otherwise."""
+    if int(outputs.max()) >= count:
+        raise ArgumentError(f"{name}: the head has the outputs 0 to {count - 1}, and {int(outputs.max())} was named.")
+    return outputs
 
-    @property
-    def outputs(self) -> int:
-        """C."""
-        return self.weight.shape[0]
 
-    def stacked(self) -> torch.Tensor:
-        """The parameters as one float64 matrix [F, C], or [F + 1, C] with the bias as last row; exact."""
-        weight = widened(self.weight).T
-        return weight if self.bias is None else torch.cat([weight, widened(self.bias)[None, :]])
+def positions(labels: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+    """For each label its place in `outputs`; LabelError for a label that is not there."""
+    _require_among(labels, outputs)
+    order = outputs.argsort()
+    return order[torch.searchsorted(outputs[order], labels)]
 
-    def predict(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Outputs and how far they can be from the exact ones.
 
-        Args:
-            features: [n, F] on the head's device.
+def _require_among(labels: torch.Tensor, outputs: torch.Tensor) -> None:
+    strangers = labels[~torch.isin(labels, outputs)].unique()
+    if strangers.numel():
+        raise LabelError(
+            f"labels: {strangers.tolist()[:5]} are not among the task's outputs {outputs.tolist()[:20]}. "
+            "Labels are numbers of the whole head's outputs: add those outputs, or drop the samples with .select(...)."
+        )
 
-        Returns:
-            (outputs, error_bound): float64 [n, C] each, `|outputs - exact| <= error_bound` entrywise, from
-            `gamma |phi_i| |w_c|`, gamma counting the summands, and the Cauchy-Schwarz inequality.
 
-        Raises:
-            DtypeError, ShapeError, DeviceError, NonFiniteError, ScaleError
-
-        Cost: 2 n F C operations.
-        """
-        design = DesignMatrix(self._checked(features), self.bias is not None)
-        columns = self.stacked()
-        norms = norm_upper(columns, dim=0)
-        # Beside the rounding, flushed arithmetic may drop subnormal features and subnormal parameters.
-        relative = pieced_gamma(design.columns) * norms + TINY64 * math.sqrt(design.columns)
-        bound = torch.outer(design.row_norms(), relative) + design.flushed_mass() * norms + 2 * design.columns * TINY64
-        return design.matmul(columns), rounded_up(bound)
-
-    def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        """The outputs of `predict`, float64 [n, C]."""
-        return DesignMatrix(self._checked(features), self.bias is not None).matmul(self.stacked())
-
-    def _checked(self, features: torch.Tensor) -> torch.Tensor:
-        features = checks.matrix("features", features, columns=self.weight.shape[1])
-        checks.one_device(features=features, weight=self.weight)
-        return features
-
-    def __str__(self) -> str:
-        c, f = self.weight.shape
-        return f"LinearHead: {f} features, {c} outputs, {'with' if self.bias is not None else 'without'} bias"
-
-    __repr__ = __str__
+def _weights(weights: object, samples: int) -> torch.Tensor:
+    if not isinstance(weights, torch.Tensor) or weights.ndim != 1:
+        came = tuple(weights.shape) if isinstance(weights, torch.Tensor) else type(weights).__name__
+        raise ShapeError(f"weights: expected a tensor of shape ({samples},), one weight a sample, got {came}.")
+    if weights.shape != (samples,):
+        raise ShapeError(f"weights: expected shape ({samples},), one weight a sample, got {tuple(weights.shape)}.")
+    exact = widened(checks.matrix("weights", weights[:, None])[:, 0])
+    if bool((exact < 0).any()):
+        raise ArgumentError("weights: expected weights >= 0, got a negative one. Drop those samples.")
+    return exact

@@ -230,7 +230,7 @@ class Problem(_Short):
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `ntkla.predict_forgetting`."""
-        from ntkla.forgetting.tasks import LinearHead
+        from ntkla.forgetting.heads import LinearHead
 
         head = None if self.head_weight is None else LinearHead(self.head_weight, self.head_bias)
         return {

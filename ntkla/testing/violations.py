@@ -28,7 +28,7 @@ from ntkla.testing.balls import (
 from ntkla.testing.specs import Problem, RidgeProblem
 
 if TYPE_CHECKING:
-    from ntkla.forgetting.predict import Forgetting
+    from ntkla.forgetting.drifts import Forgetting
     from ntkla.linalg.ridge import RidgeSolution
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 import ntkla
 from ntkla.forgetting.forecast import forecast, new_residual
+from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.predictions import Flips, Predictions
-from ntkla.forgetting.tasks import LinearHead, Task
+from ntkla.forgetting.tasks import Task
 from ntkla.forgetting.training import GradientDescent, GradientFlow
 from ntkla.linalg.errors import ArgumentError, DtypeError, NotCertifiedError, RidgeError, ShapeError, UndecidedError
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, U64, gamma

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ntkla.forgetting.tasks import LinearHead, Task
+from ntkla.forgetting.heads import LinearHead
+from ntkla.forgetting.tasks import Task
 from ntkla.linalg.errors import (
     ArgumentError,
     DeviceError,

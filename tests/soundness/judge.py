@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from hypothesis import settings
 
-from ntkla.forgetting.predict import Forgetting, predict_forgetting
+from ntkla.forgetting.drifts import Forgetting
+from ntkla.forgetting.predict import predict_forgetting
 from ntkla.forgetting.training import GradientDescent, GradientFlow
 from ntkla.linalg.precision import NEGLIGIBLE, SHORT_CHAIN
 from ntkla.linalg.ridge import RidgeSolution, ridge_solve

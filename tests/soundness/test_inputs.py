@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.predict import predict_forgetting
-from ntkla.forgetting.tasks import LinearHead
 from ntkla.forgetting.training import GradientFlow
 from ntkla.linalg import checks, errors
 from ntkla.linalg.ridge import ridge_solve

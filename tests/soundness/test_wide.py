@@ -7,7 +7,8 @@ from fractions import Fraction
 import pytest
 import torch
 
-from ntkla.forgetting.predict import Forgetting, predict_forgetting
+from ntkla.forgetting.drifts import Forgetting
+from ntkla.forgetting.predict import predict_forgetting
 from ntkla.linalg import design
 from ntkla.linalg.precision import UNIT_ROUNDOFF
 
