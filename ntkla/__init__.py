@@ -11,7 +11,7 @@ from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.predict import predict_forgetting
 from ntkla.forgetting.ranks import Rank, effective_rank, vulnerable_rank
-from ntkla.forgetting.report import ForgettingReport
+from ntkla.forgetting.report import ForgettingReport, ForgettingReports
 from ntkla.forgetting.tasks import Task
 from ntkla.forgetting.training import GradientDescent, GradientFlow
 from ntkla.linalg.decisions import Decision
@@ -55,6 +55,7 @@ __all__ = [
     "Eigenmodes",
     "Forgetting",
     "ForgettingReport",
+    "ForgettingReports",
     "FunctionOperator",
     "GradientDescent",
     "GradientFlow",

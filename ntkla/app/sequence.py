@@ -31,10 +31,10 @@ from ntkla.app.reality import (
 )
 from ntkla.app.report import Count
 from ntkla.forgetting.decompose import decompose
-from ntkla.forgetting.forecast import new_residual
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.predict import predict_forgetting
 from ntkla.forgetting.ranks import Rank, effective_rank, vulnerable_rank
+from ntkla.forgetting.shared_head import new_residual
 from ntkla.forgetting.tasks import Task
 from ntkla.forgetting.training import GradientDescent
 from ntkla.linalg.eigenmodes import eigenmodes

@@ -1,32 +1,32 @@
-"""One call from two tasks and a head to everything that can be said about forgetting before training.
-
-The residual `R_B = Phi_B W_A^T - Y_B` is formed here beyond float64 and rounded once; what that rounding can do to the
-drift is in the bounds: `||A^-1 Phi^T||` times it for the optimum, `||h_T(A) Phi^T||` times it for training that stops
-early (`linalg.stability`, `forgetting.gains`).
-"""
+"""One call from old tasks, a new task and a head to everything that can be said about forgetting before training."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import overload
 
 from ntkla.forgetting.decompose import decompose
+from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.heads import LinearHead
-from ntkla.forgetting.predict import predict_forgetting
+from ntkla.forgetting.predict import Learning
 from ntkla.forgetting.predictions import Flips, Predictions
-from ntkla.forgetting.ranks import effective_rank, vulnerable_rank
-from ntkla.forgetting.report import ForgettingReport
-from ntkla.forgetting.tasks import Task
+from ntkla.forgetting.ranks import effective_rank, share_between_0_and_1, vulnerable_rank
+from ntkla.forgetting.report import ForgettingReport, ForgettingReports
+from ntkla.forgetting.shared_head import drifts_of_tasks, numbers
+from ntkla.forgetting.tasks import Task, positions, require_labels_below, require_outputs
 from ntkla.forgetting.training import Training
 from ntkla.linalg import checks
-from ntkla.linalg.accurate import Bounded, accurate_outputs
-from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.errors import ArgumentError, ShapeError
 from ntkla.linalg.modes import Eigenmodes
 
+Olds = Task | Mapping[str, Task] | Sequence[Task]
+Modes = Eigenmodes | Mapping[str, Eigenmodes]
 
+
+@overload
 def forecast(
     old: Task,
     new: Task,
@@ -38,98 +38,176 @@ def forecast(
     training: Training | None = None,
     modes: Eigenmodes | None = None,
     q: float = 0.9,
+    top: int = 10,
     route: str = "auto",
     tol: float | None = None,
     strict: bool = False,
-) -> ForgettingReport:
-    """Forecasts what training the head on the new task does to the old one.
+) -> ForgettingReport: ...
+
+
+@overload
+def forecast(
+    old: Mapping[str, Task] | Sequence[Task],
+    new: Task,
+    head: LinearHead,
+    *,
+    ridge: float,
+    penalize_bias: bool = True,
+    weight_decay: float = 0.0,
+    training: Training | None = None,
+    modes: Mapping[str, Eigenmodes] | None = None,
+    q: float = 0.9,
+    top: int = 10,
+    route: str = "auto",
+    tol: float | None = None,
+    strict: bool = False,
+) -> ForgettingReports: ...
+
+
+def forecast(
+    old: Olds,
+    new: Task,
+    head: LinearHead,
+    *,
+    ridge: float,
+    penalize_bias: bool = True,
+    weight_decay: float = 0.0,
+    training: Training | None = None,
+    modes: Modes | None = None,
+    q: float = 0.9,
+    top: int = 10,
+    route: str = "auto",
+    tol: float | None = None,
+    strict: bool = False,
+) -> ForgettingReport | ForgettingReports:
+    """Forecasts what training the head on the new task does to the old ones.
 
     Args:
-        old: the task to be remembered; with labels the report has accuracies.
-        new: the task to be trained on; same number of features and outputs, same dtype and device.
-        head: the head as it stands before; its bias, when it has one, is trained as well.
+        old: the task to be remembered; with labels the report has accuracies.  Or several: a mapping from names to
+            tasks, or a sequence, whose tasks are named "old 1", "old 2", ...; the update is solved once for all.
+        new: the task to be trained on, with targets; same number of features, dtype and device.  Outputs of the head
+            that it does not use (`Task.outputs`) are not trained; its `weights` count in the loss.
+        head: the head as it stands before, with the outputs of all tasks; its bias, when it has one, is trained too.
         ridge: absolute, >= 0, pulls towards the old head.
         penalize_bias: whether ridge and weight decay apply to the bias as to any weight.
         weight_decay: absolute, >= 0, pulls towards zero.
         training: None for the optimum, or `GradientDescent` / `GradientFlow` for training that stops early.
-        modes: all eigenmodes of the old features (with the head's bias), when they are known from an earlier forecast.
+        modes: the old features' modes when they are known: the `modes` of an earlier report, or a mapping from names.
         q: the share for k_G and k*.
+        top: how many of the samples that drift most are told one by one.
         route, tol, strict: as for `predict_forgetting`.
 
     Returns:
-        ForgettingReport.  Inputs are detached.
+        ForgettingReport for one task, ForgettingReports for several.  Inputs are detached.
 
     Raises:
-        ArgumentError, ShapeError, DtypeError, DeviceError, RidgeError, ScaleError, MemoryEstimateError,
+        ArgumentError, ShapeError, DtypeError, DeviceError, LabelError, RidgeError, ScaleError, MemoryEstimateError,
         TrainingDivergesError, NotCertifiedError
 
-    Cost: that of `predict_forgetting`, `6 n_B F C` for the residual, and that of `eigenmodes` for all modes of the old
-    features unless they are given.  Deterministic but for the times.
+    Cost: that of `predict_forgetting`, `6 n_B F C` for the residual, and for each old task that of its modes unless
+    they are given.  Deterministic but for the times.
     """
-    _check(old, new, head)
+    olds = _named(old)
+    _check(olds, new, head)
+    learning = Learning.checked(ridge, penalize_bias, weight_decay, training, route, tol, strict)
+    share_between_0_and_1(q)
+    known = _named_modes({next(iter(olds)): modes} if isinstance(old, Task) else modes, olds)
     seconds: dict[str, float] = {}
-    bias = head.bias is not None
     with _timed("total", seconds):
         with _timed("drift", seconds):
-            residual = new_residual(new, head)
-            found = predict_forgetting(
-                old.features,
-                new.features,
-                residual.value,
-                ridge=ridge,
-                bias=bias,
-                penalize_bias=penalize_bias,
-                weight_decay=weight_decay,
-                head=head,
-                training=training,
-                residual_error=residual.error,
-                route=route,
-                tol=tol,
-                strict=strict,
-            )
+            found = drifts_of_tasks(list(olds.values()), new, head, learning)
         with _timed("modes", seconds):
-            modes = _old_modes(old, bias, modes)
-            parts = decompose(found.drift, modes, error_bound=found.error_bound, tol=tol)
-        before = Predictions(*head.predict(old.features))
-        after = before.moved(found.drift, found.error_bound)
-        ranks = {"r_50": parts.rank(0.5), "r_90": parts.rank(0.9)}
-        ranks |= {"k_G": effective_rank(modes, q=q), "k_star": vulnerable_rank(modes, head.outputs, q)}
+            reports = {
+                name: _report(task, head, one, learning, known.get(name), q, seconds)
+                for (name, task), one in zip(olds.items(), found, strict=True)
+            }
+    if isinstance(old, Task):
+        return next(iter(reports.values()))
+    return ForgettingReports(reports, str(learning), seconds)
+
+
+def _named(old: object) -> dict[str, Task]:
+    """The old tasks by name, at least one."""
+    if isinstance(old, Task):
+        return {"old": old}
+    if isinstance(old, Mapping):
+        named = dict(old)
+    elif isinstance(old, Sequence) and not isinstance(old, (str, bytes)):
+        named = {f"old {number}": task for number, task in enumerate(old, start=1)}
+    else:
+        named = {}
+    wrong = [type(x).__name__ for x in (*named.values(), *named) if not isinstance(x, (Task, str))]
+    if not named or wrong:
+        came = ", ".join(wrong) if wrong else type(old).__name__
+        raise ArgumentError(f"old: expected an ntkla.Task, or a mapping or sequence of one or more, got {came}.")
+    return named
+
+
+def _named_modes(modes: object, olds: Mapping[str, Task]) -> Mapping[str, Eigenmodes | None]:
+    """The modes that are known, by the names of their tasks."""
+    if modes is None:
+        return {}
+    if not isinstance(modes, Mapping) or not set(modes) <= set(olds):
+        came = sorted(modes) if isinstance(modes, Mapping) else type(modes).__name__
+        raise ArgumentError(f"modes: expected a mapping from names among {sorted(olds)}, got {came}.")
+    return modes
+
+
+def _check(olds: Mapping[str, Task], new: object, head: object) -> None:
+    if not isinstance(new, Task):
+        raise ArgumentError(f"new: expected an ntkla.Task, got {type(new).__name__}.")
+    if not isinstance(head, LinearHead):
+        raise ArgumentError(f"head: expected an ntkla.LinearHead, got {type(head).__name__}.")
+    if new.targets is None:
+        raise ArgumentError("new: expected a task with targets to train on. Use Task.from_labels, or pass targets=.")
+    for name, task in {**olds, "new": new}.items():
+        checks.matrix(f"{name}.features", task.features, columns=head.weight.shape[1])
+        if task.outputs is not None:
+            require_outputs(f"{name}.outputs", task.outputs, head.outputs)
+        elif task.targets is not None:
+            checks.matrix(f"{name}.targets", task.targets, columns=head.outputs)
+        if task.labels is not None:
+            require_labels_below(task.labels, head.outputs)
+        checks.one_dtype(**{name: task.features, "new": new.features})
+        checks.one_device(**{name: task.features, "new": new.features, "head": head.weight})
+
+
+def _report(
+    old: Task,
+    head: LinearHead,
+    found: Forgetting,
+    learning: Learning,
+    modes: Eigenmodes | None,
+    q: float,
+    seconds: dict[str, float],
+) -> ForgettingReport:
+    """What a drift means for one old task."""
+    outputs = numbers(old, head)
+    modes = _old_modes(old, head.bias is not None, modes)
+    parts = decompose(found.drift, modes, error_bound=found.error_bound, tol=learning.tolerance)
+    before = Predictions(*head.select(old.outputs).predict(old.features))
+    after = before.moved(found.drift, found.error_bound)
+    labels = None if old.labels is None else positions(old.labels, outputs)
     return ForgettingReport(
         drift=found.drift,
         error_bound=found.error_bound,
+        outputs=outputs,
         before=before,
         after=after,
-        accuracy_before=None if old.labels is None else before.accuracy(old.labels),
-        accuracy_forecast=None if old.labels is None else after.accuracy(old.labels),
+        accuracy_before=None if labels is None else before.accuracy(labels),
+        accuracy_forecast=None if labels is None else after.accuracy(labels),
         flips=Flips.between(before, after),
-        **ranks,
+        r_50=parts.rank(0.5),
+        r_90=parts.rank(0.9),
+        k_G=effective_rank(modes, q=q),
+        k_star=vulnerable_rank(modes, outputs.shape[0], q),
         forgetting=found,
         decomposition=parts,
         modes=modes,
-        training=_in_words(training, ridge, weight_decay),
+        training=str(learning),
         seconds=seconds,
         status=found.status,
     )
-
-
-def new_residual(new: Task, head: LinearHead) -> Bounded:
-    """`Phi_B W_A^T - Y_B` in float64 [n_B, C] and the 2-norm bound of each column's rounding [C]."""
-    return accurate_outputs(DesignMatrix(new.features, head.bias is not None), head.stacked(), widened(new.targets))
-
-
-def _check(old: object, new: object, head: object) -> None:
-    for name, task in (("old", old), ("new", new)):
-        if not isinstance(task, Task):
-            raise ArgumentError(f"{name}: expected an ntkla.Task, got {type(task).__name__}.")
-    if not isinstance(head, LinearHead):
-        raise ArgumentError(f"head: expected an ntkla.LinearHead, got {type(head).__name__}.")
-    assert isinstance(old, Task)
-    assert isinstance(new, Task)
-    for name, task in (("old", old), ("new", new)):
-        checks.matrix(f"{name}.features", task.features, columns=head.weight.shape[1])
-        checks.matrix(f"{name}.targets", task.targets, columns=head.outputs)
-    checks.one_dtype(old=old.features, new=new.features)
-    checks.one_device(old=old.features, new=new.features, head=head.weight)
 
 
 def _old_modes(old: Task, bias: bool, modes: Eigenmodes | None) -> Eigenmodes:
@@ -148,13 +226,8 @@ def _old_modes(old: Task, bias: bool, modes: Eigenmodes | None) -> Eigenmodes:
     return modes
 
 
-def _in_words(training: Training | None, ridge: float, weight_decay: float) -> str:
-    what = "the optimum" if training is None else str(training)
-    return f"{what}, ridge {ridge:.4g}" + (f", weight decay {weight_decay:.4g}" if weight_decay > 0 else "")
-
-
 @contextmanager
 def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
     began = time.perf_counter()
     yield
-    seconds[name] = time.perf_counter() - began
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began

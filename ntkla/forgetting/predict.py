@@ -123,6 +123,11 @@ class Learning:
             checks.flag("strict", strict),
         )
 
+    def __str__(self) -> str:
+        what = "the optimum" if self.training is None else str(self.training)
+        decay = f", weight decay {self.weight_decay:.4g}" if self.weight_decay > 0 else ""
+        return f"{what}, ridge {self.ridge:.4g}{decay}"
+
 
 def drifts(
     views: Sequence[View],

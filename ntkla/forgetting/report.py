@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,7 @@ class ForgettingReport(Result):
 
     Attributes:
         drift, error_bound: [n_A, C], the change of every old prediction and its bound.
+        outputs: int64 [C], the outputs of the head that the old task uses: the columns of all that follows.
         before, after: the old predictions before and after the training.
         accuracy_before, accuracy_forecast: on the old task, as far as decided; None without labels.
         flips: which old samples change their predicted class.
@@ -40,6 +42,7 @@ class ForgettingReport(Result):
 
     drift: torch.Tensor
     error_bound: torch.Tensor
+    outputs: torch.Tensor
     before: Predictions
     after: Predictions
     accuracy_before: Decision | None
@@ -76,6 +79,39 @@ class ForgettingReport(Result):
             *_wrapped("status", str(self.status)),
         ]
         return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class ForgettingReports(Result):
+    """The forecast of one training for several old tasks; `reports[name]` is one of them, iterating gives the names.
+
+    Attributes:
+        tasks: the reports by name, in the order in which the tasks were given.
+        training: what was forecast, in words.
+        seconds: wall time of each part, and `"total"`.
+    """
+
+    tasks: dict[str, ForgettingReport]
+    training: str
+    seconds: dict[str, float]
+
+    @property
+    def status(self) -> Status:
+        """Certified when every task's is; else the first that is not."""
+        found = [report.status for report in self.tasks.values()]
+        return next((status for status in found if not status.certified), found[0])
+
+    def __getitem__(self, name: str) -> ForgettingReport:
+        return self.tasks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tasks)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name}: {report}" for name, report in self.tasks.items())
 
 
 def _wrapped(name: str, text: str) -> list[str]:

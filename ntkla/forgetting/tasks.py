@@ -48,15 +48,13 @@ class Task:
         if targets is not None:
             targets = checks.matrix("targets", targets, rows=samples, columns=columns)
             columns = targets.shape[1]
-        checked = {"features": features, "targets": targets, "outputs": outputs}
-        if self.labels is not None:
-            checked["labels"] = _labels(self.labels, samples, columns if outputs is None else None)
-            if outputs is not None:
-                _require_among(checked["labels"], outputs)
-        if self.weights is not None:
-            checked["weights"] = _weights(self.weights, samples)
-        checks.one_device(features=features, **{k: v for k, v in checked.items() if k != "features"})
-        for name, value in checked.items():
+        labels = None if self.labels is None else _labels(self.labels, samples, columns if outputs is None else None)
+        if labels is not None and outputs is not None:
+            _require_among(labels, outputs)
+        weights = None if self.weights is None else _weights(self.weights, samples)
+        checked = {"targets": targets, "labels": labels, "outputs": outputs, "weights": weights}
+        checks.one_device(features=features, **checked)
+        for name, value in {"features": features, **checked}.items():
             object.__setattr__(self, name, value)
 
     @classmethod
@@ -108,9 +106,8 @@ class Task:
         rows = torch.isin(self.labels, wanted)
         if not bool(rows.any()):
             raise LabelError(f"select: no sample has one of the labels {wanted.tolist()}.")
-        parts = (None if x is None else x[rows] for x in (self.targets, self.labels))
-        weights = None if self.weights is None else self.weights[rows]
-        return Task(self.features[rows], *parts, outputs=self.outputs, weights=weights)
+        targets, weights = (None if x is None else x[rows] for x in (self.targets, self.weights))
+        return Task(self.features[rows], targets, self.labels[rows], self.outputs, weights)
 
     def __str__(self) -> str:
         n, f = self.features.shape
@@ -165,7 +162,7 @@ def _outputs(outputs: object, device: torch.device) -> torch.Tensor:
         numbers = torch.tensor(listed, dtype=torch.int64, device=device)
     else:
         raise ArgumentError(f"outputs: expected numbers of outputs, one or more, got {outputs!r}.")
-    if int(numbers.min()) < 0 or numbers.unique().shape != numbers.shape:
+    if int(numbers.min()) < 0 or len(set(numbers.tolist())) != numbers.shape[0]:
         raise ArgumentError(f"outputs: expected distinct numbers >= 0, got {numbers.tolist()}.")
     return numbers
 
@@ -185,10 +182,10 @@ def positions(labels: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
 
 
 def _require_among(labels: torch.Tensor, outputs: torch.Tensor) -> None:
-    strangers = labels[~torch.isin(labels, outputs)].unique()
-    if strangers.numel():
+    strangers = sorted(set(labels[~torch.isin(labels, outputs)].tolist()))
+    if strangers:
         raise LabelError(
-            f"labels: {strangers.tolist()[:5]} are not among the task's outputs {outputs.tolist()[:20]}. "
+            f"labels: {strangers[:5]} are not among the task's outputs {outputs.tolist()[:20]}. "
             "Labels are numbers of the whole head's outputs: add those outputs, or drop the samples with .select(...)."
         )
 
