@@ -17,8 +17,12 @@ class OutputError(NtklaError, OSError):
     """A file or folder cannot be written."""
 
 
+class FileError(NtklaError, OSError):
+    """A file is not there, or cannot be opened or read."""
+
+
 class DataError(NtklaError, ValueError):
-    """A file that came with a package does not hold what it should."""
+    """A file does not hold what it should."""
 
 
 def need(module: str, extra: str) -> ModuleType:
