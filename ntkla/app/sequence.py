@@ -32,9 +32,9 @@ from ntkla.app.reality import (
 from ntkla.app.report import Count
 from ntkla.forgetting.decompose import decompose
 from ntkla.forgetting.heads import LinearHead
-from ntkla.forgetting.predict import predict_forgetting
+from ntkla.forgetting.predict import Learning
 from ntkla.forgetting.ranks import Rank, effective_rank, vulnerable_rank
-from ntkla.forgetting.shared_head import new_residual
+from ntkla.forgetting.shared_head import drifts_of_tasks
 from ntkla.forgetting.tasks import Task
 from ntkla.forgetting.training import GradientDescent
 from ntkla.linalg.eigenmodes import eigenmodes
@@ -167,19 +167,13 @@ def _forecast(
     """
     began = time.perf_counter()
     head = LinearHead(torch.from_numpy(problem.start[:-1].T), torch.from_numpy(problem.start[-1]))
-    residual = new_residual(Task(new.train_features, torch.from_numpy(problem.targets)), head)
-    found = predict_forgetting(
-        torch.cat([old.features for old in olds]),
-        new.train_features,
-        residual.value,
-        residual_error=residual.error,
-        ridge=ridge,
-        bias=True,
-        training=sgd,
-    )
+    task = Task(new.train_features, torch.from_numpy(problem.targets))
+    learning = Learning.checked(ridge=ridge, training=sgd)
+    found = drifts_of_tasks([Task(old.features) for old in olds], task, head, learning)
     seconds = time.perf_counter() - began
-    sizes, numbers = [len(old.features) for old in olds], [old.number for old in olds]
-    drift, bound = (dict(zip(numbers, torch.split(x, sizes), strict=True)) for x in (found.drift, found.error_bound))
+    numbers = [old.number for old in olds]
+    drift = {number: one.drift for number, one in zip(numbers, found, strict=True)}
+    bound = {number: one.error_bound for number, one in zip(numbers, found, strict=True)}
     return _Expected(drift, bound, seconds)
 
 

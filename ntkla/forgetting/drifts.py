@@ -22,7 +22,7 @@ from ntkla.linalg.precision import NEGLIGIBLE, norm_lower, norm_upper
 from ntkla.linalg.refine import relative_goal
 from ntkla.linalg.results import Result
 from ntkla.linalg.stability import SolutionError
-from ntkla.linalg.status import Status
+from ntkla.linalg.status import CERTIFIED, Status
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +117,7 @@ def drifts_at_the_optimum(views: Sequence[View], solve: NormalSolve) -> list[For
         found = seen()
     bound, x = solve.stability.whole(solve.error), solution.x.high
     return [
-        _forgetting(
-            view.design, x, bound, one, solve.route, solve.status(one.relative), solve.diagnostics(one.relative)
-        )
+        _forgetting(view, x, bound, one, solve.route, solve.status(one.relative), solve.diagnostics(one.relative))
         for view, one in zip(views, found, strict=True)
     ]
 
@@ -131,14 +129,12 @@ def drifts_after_training(views: Sequence[View], update: TrainedUpdate, toleranc
     for view in views:
         one = _Seen.of(view, update.update, error, RowSizes.of(view.design), tolerance)
         status, diagnostics = update.status(one.relative, tolerance), update.diagnostics(one.relative, tolerance)
-        results.append(
-            _forgetting(view.design, update.update, update.error_bound, one, "spectral", status, diagnostics)
-        )
+        results.append(_forgetting(view, update.update, update.error_bound, one, "spectral", status, diagnostics))
     return results
 
 
 def _forgetting(
-    old: DesignMatrix,
+    view: View,
     x: torch.Tensor,
     update_bound: torch.Tensor,
     seen: _Seen,
@@ -147,11 +143,13 @@ def _forgetting(
     diagnostics: SolveDiagnostics,
 ) -> Forgetting:
     """Splits the stacked update [K, C] into weights and bias."""
-    features = old.features.shape[1]
+    features = view.design.features.shape[1]
+    if not seen.drift.value.numel():
+        status = Status(CERTIFIED, "the new task trains none of the outputs that this task uses: the drift is 0.")
     return Forgetting(
         drift=seen.drift.value,
         head_update=x[:features].T.contiguous(),
-        bias_update=x[features] if old.bias else None,
+        bias_update=x[features] if view.design.bias else None,
         error_bound=seen.drift.bound,
         update_error_bound=update_bound,
         relative_bound=seen.relative,

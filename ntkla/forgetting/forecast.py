@@ -109,7 +109,15 @@ def forecast(
     """
     olds = _named(old)
     _check(olds, new, head)
-    learning = Learning.checked(ridge, penalize_bias, weight_decay, training, route, tol, strict)
+    learning = Learning.checked(
+        ridge=ridge,
+        penalize_bias=penalize_bias,
+        weight_decay=weight_decay,
+        training=training,
+        route=route,
+        tol=tol,
+        strict=strict,
+    )
     share_between_0_and_1(q)
     known = _named_modes({next(iter(olds)): modes} if isinstance(old, Task) else modes, olds)
     seconds: dict[str, float] = {}

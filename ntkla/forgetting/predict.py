@@ -78,7 +78,15 @@ def predict_forgetting(
     residual_new = checks.matrix("residual_new", residual_new, rows=features_new.shape[0])
     checks.one_dtype(features_old=features_old, features_new=features_new)
     checks.one_device(features_old=features_old, features_new=features_new, residual_new=residual_new)
-    learning = Learning.checked(ridge, penalize_bias, weight_decay, training, route, tol, strict)
+    learning = Learning.checked(
+        ridge=ridge,
+        penalize_bias=penalize_bias,
+        weight_decay=weight_decay,
+        training=training,
+        route=route,
+        tol=tol,
+        strict=strict,
+    )
     bias = checks.flag("bias", bias)
     inexact = None if residual_error is None else _residual_error(residual_error, residual_new)
     view = View(DesignMatrix(features_old, bias))
@@ -102,13 +110,14 @@ class Learning:
     @classmethod
     def checked(
         cls,
+        *,
         ridge: object,
-        penalize_bias: object,
-        weight_decay: object,
-        training: Training | None,
-        route: object,
-        tol: object,
-        strict: object,
+        penalize_bias: object = True,
+        weight_decay: object = 0.0,
+        training: Training | None = None,
+        route: object = "auto",
+        tol: object = None,
+        strict: object = False,
     ) -> Learning:
         """The settings when they are in their ranges; RidgeError or ArgumentError otherwise."""
         if training is not None:

@@ -10,7 +10,7 @@ import pytest
 from ntkla.app import sequence
 from ntkla.app.comparison import OPTIMUM, SGD
 from ntkla.app.sequence import Plan, run_sequence, total_steps
-from ntkla.forgetting.predict import predict_forgetting
+from ntkla.forgetting.shared_head import drifts_of_tasks
 
 
 def test_every_pair_and_both_trainings(comparisons):
@@ -68,8 +68,8 @@ def test_progress_is_told_as_often_as_announced(small_tasks):
 
 def test_a_planted_error_in_the_library_fails_every_row(small_tasks, monkeypatch):
     def moved(*arguments, **options):
-        found = predict_forgetting(*arguments, **options)
-        return dataclasses.replace(found, drift=found.drift + 1e-8)
+        found = drifts_of_tasks(*arguments, **options)
+        return [dataclasses.replace(one, drift=one.drift + 1e-8) for one in found]
 
-    monkeypatch.setattr(sequence, "predict_forgetting", moved)
+    monkeypatch.setattr(sequence, "drifts_of_tasks", moved)
     assert not any(c.holds for c in run_sequence(small_tasks[:2], 6, Plan(steps=5), lambda what: None))
