@@ -57,7 +57,7 @@ def matrix(name: str, x: object, *, rows: int | None = None, columns: int | None
     dense(name, x)
     if x.ndim != 2:
         raise ShapeError(f"{name}: expected two dimensions (one row a sample), got shape {tuple(x.shape)}.")
-    _lengths(name, x, rows, columns)
+    lengths(name, x, rows=rows, columns=columns)
     with_values(name, x)
     if x.device.type == "mps":
         raise DeviceError(
@@ -83,7 +83,8 @@ def with_values(name: str, x: torch.Tensor) -> None:
         raise DeviceError(f"{name}: lies on the meta device and has no values. Move real data to 'cpu' or 'cuda'.")
 
 
-def _lengths(name: str, x: torch.Tensor, rows: int | None, columns: int | None) -> None:
+def lengths(name: str, x: torch.Tensor, *, rows: int | None = None, columns: int | None = None) -> None:
+    """Raises ShapeError for a matrix without entries, or with other lengths than those given."""
     if x.shape[0] == 0 or x.shape[1] == 0:
         raise ShapeError(f"{name}: expected at least one row and one column, got shape {tuple(x.shape)}.")
     if rows is not None and x.shape[0] != rows:
