@@ -17,6 +17,27 @@ from ntkla.linalg.results import Result
 
 
 @dataclass(frozen=True, eq=False)
+class Judged:
+    """Of which samples something is certain, and of which it is possible: bool [n] each."""
+
+    certain: torch.Tensor
+    possible: torch.Tensor
+
+    def of(self, rows: torch.Tensor) -> Judged:
+        """The same of some samples, int64 [m] or bool [n]."""
+        return Judged(self.certain[rows], self.possible[rows])
+
+    def count(self) -> Decision:
+        """For how many samples it is true."""
+        return Decision(int(self.certain.sum()), int(self.possible.sum()))
+
+    def share(self) -> Decision:
+        """For what share of the samples it is true."""
+        samples = self.certain.shape[0]
+        return Decision(int(self.certain.sum()) / samples, int(self.possible.sum()) / samples)
+
+
+@dataclass(frozen=True, eq=False)
 class Predictions(Result):
     """Outputs of a head.
 
@@ -27,6 +48,10 @@ class Predictions(Result):
 
     value: torch.Tensor
     error_bound: torch.Tensor
+
+    def of(self, rows: torch.Tensor) -> Predictions:
+        """The predictions of some samples, int64 [m] or bool [n]."""
+        return Predictions(self.value[rows], self.error_bound[rows])
 
     def moved(self, drift: torch.Tensor, drift_bound: torch.Tensor) -> Predictions:
         """The predictions after a drift [n, C] that is known within `drift_bound`."""
@@ -40,13 +65,15 @@ class Predictions(Result):
         least = (self.value - radius).amax(dim=1, keepdim=True)
         return self.value + radius >= least
 
-    def accuracy(self, labels: torch.Tensor) -> Decision:
-        """The share of samples whose predicted class is their label, as far as it is decided."""
+    def hits(self, labels: torch.Tensor) -> Judged:
+        """Of which samples the predicted class is the label, int64 [n], the number of its column here."""
         possible = self.possible_classes()
         may_hit = possible.gather(1, labels[:, None])[:, 0]
-        surely_hits = may_hit & (possible.sum(dim=1) == 1)
-        samples = labels.shape[0]
-        return Decision(int(surely_hits.sum()) / samples, int(may_hit.sum()) / samples)
+        return Judged(may_hit & (possible.sum(dim=1) == 1), may_hit)
+
+    def accuracy(self, labels: torch.Tensor) -> Decision:
+        """The share of samples whose predicted class is their label, as far as it is decided."""
+        return self.hits(labels).share()
 
     def __str__(self) -> str:
         n, c = self.value.shape
@@ -75,9 +102,13 @@ class Flips(Result):
         first, second = before.possible_classes(), after.possible_classes()
         certain = ~(first & second).any(dim=1)
         impossible = (first == second).all(dim=1) & (first.sum(dim=1) == 1)
-        undecided = ~(certain | impossible)
-        sure = int(certain.sum())
-        return cls(certain, impossible, undecided, Decision(sure, sure + int(undecided.sum())))
+        judged = Judged(certain, ~impossible)
+        return cls(certain, impossible, ~(certain | impossible), judged.count())
+
+    @property
+    def judged(self) -> Judged:
+        """Of which samples it is proved, and of which it is not refuted, that their class changes."""
+        return Judged(self.certain, ~self.impossible)
 
     def __str__(self) -> str:
         return f"Flips: {self.count} of {self.certain.shape[0]} samples change their predicted class"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from ntkla.forgetting.ranks import Rank
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.modes import Eigenmodes
 from ntkla.linalg.precision import norm_lower
-from ntkla.linalg.results import Result
+from ntkla.linalg.results import Result, wrapped
 from ntkla.linalg.status import Status
 
 
@@ -67,7 +66,7 @@ class ForgettingReport(Result):
         accuracy = f"  accuracy      {self.accuracy_before} before, {self.accuracy_forecast} forecast"
         lines = [
             f"ForgettingReport: {samples} old samples, {outputs} outputs",
-            *_wrapped("training", self.training),
+            *wrapped("training", self.training),
             f"  drift         root mean square {size:.4g}, largest {float(self.drift.abs().max()):.4g}",
             f"  proved        each entry within {float(self.error_bound.max()):.2e}, "
             f"relative {self.forgetting.relative_bound:.2e}",
@@ -76,7 +75,7 @@ class ForgettingReport(Result):
             f"  directions    r_50 = {_count(self.r_50)}, r_90 = {_count(self.r_90)} modes of {modes}",
             f"  kernel        k_G = {_count(self.k_G)}, k* = {_count(self.k_star)} at {self.k_G.q:g} of the trace",
             f"  seconds       {self.seconds['total']:.2f} ({parts})",
-            *_wrapped("status", str(self.status)),
+            *wrapped("status", str(self.status)),
         ]
         return "\n".join(lines)
 
@@ -112,10 +111,6 @@ class ForgettingReports(Result):
 
     def __str__(self) -> str:
         return "\n".join(f"{name}: {report}" for name, report in self.tasks.items())
-
-
-def _wrapped(name: str, text: str) -> list[str]:
-    return textwrap.wrap(text, 100, initial_indent=f"  {name:<14}", subsequent_indent=" " * 16)
 
 
 def _count(rank: Rank) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from typing import Any
 
 import torch
@@ -35,3 +36,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value
+
+
+def wrapped(name: str, text: str) -> list[str]:
+    """The lines of one entry of a result's text: the name, and beside it the text, at most 100 columns wide."""
+    return textwrap.wrap(text, 100, initial_indent=f"  {name:<14}", subsequent_indent=" " * 16)
