@@ -4,14 +4,18 @@ This file is the only public door: it re-exports by name, and tells the whole li
 `ntkla.testing` (strategies and references for tests) is imported only on request.
 """
 
+from ntkla.forgetting.autopsy import PostMortem
+from ntkla.forgetting.classes import ClassForgetting
 from ntkla.forgetting.convention import from_torch_sgd
 from ntkla.forgetting.decompose import Decomposition, decompose
 from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.heads import LinearHead
+from ntkla.forgetting.post_mortem import post_mortem
 from ntkla.forgetting.predict import predict_forgetting
 from ntkla.forgetting.ranks import Rank, effective_rank, vulnerable_rank
 from ntkla.forgetting.report import ForgettingReport, ForgettingReports
+from ntkla.forgetting.samples import SampleDrift
 from ntkla.forgetting.tasks import Task
 from ntkla.forgetting.training import GradientDescent, GradientFlow
 from ntkla.linalg.decisions import Decision
@@ -47,6 +51,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ArgumentError",
     "BackendError",
+    "ClassForgetting",
     "CrossGram",
     "Decision",
     "Decomposition",
@@ -68,9 +73,11 @@ __all__ = [
     "NonFiniteError",
     "NotCertifiedError",
     "NtklaError",
+    "PostMortem",
     "Rank",
     "RidgeError",
     "RidgeSolution",
+    "SampleDrift",
     "ScaleError",
     "ShapeError",
     "Status",
@@ -87,6 +94,7 @@ __all__ = [
     "gram",
     "last_dispatch",
     "normal_matmul",
+    "post_mortem",
     "predict_forgetting",
     "ridge_solve",
     "vulnerable_rank",

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma, norm_lower, norm_upper
+from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma, norm_lower, norm_upper, norms_below, rounded_up
 from ntkla.linalg.products import pieced_gamma
 from ntkla.linalg.stability import SolutionError, Stability
 
@@ -81,3 +81,28 @@ def drift_scale(old: DesignMatrix, x: torch.Tensor, drift: Drift, enough: float)
         return scale
     norms = [norm_lower(block.abs() @ magnitudes) for _, block in old.blocks()]
     return max(scale, math.hypot(*norms) * (1.0 - rounding))
+
+
+class Size(NamedTuple):
+    """Norms of exact drifts, float64: each is within `error` of `value`."""
+
+    value: torch.Tensor
+    error: torch.Tensor
+
+
+def size_of(drift: torch.Tensor, error_bound: torch.Tensor, dim: int | None = None) -> Size:
+    """The Euclidean norm of the exact drift, or of its slices along `dim`, as far as it is known.
+
+    The triangle inequality: it is off by the norm of the entries' bounds, and by the rounding of the norm itself.
+
+    Args:
+        drift: float64 [n, C], entries up to 2^250 (`checks.LARGEST_ENTRY`), as the product gave it.
+        error_bound: float64 [n, C], `|drift - exact| <= error_bound`; may be infinite.
+        dim: the dimension to reduce; None reduces both.
+    """
+    upper = norm_upper(drift, dim)
+    lower = norms_below(upper, drift.numel() if dim is None else drift.shape[dim])
+    # Where nothing says that the computed drift is not zero, it is called zero.
+    value = torch.where(lower > 0.0, (lower + upper) / 2.0, 0.0)
+    rounding = torch.maximum(upper - value, value - lower)
+    return Size(value, rounded_up(rounding + norm_upper(error_bound, dim)))

@@ -79,9 +79,13 @@ def norm_upper(x: torch.Tensor, dim: int | None = None) -> torch.Tensor:
 
 def norm_lower(x: torch.Tensor) -> float:
     """Lower bound of the Euclidean norm of all entries of a float64 array; positive unless they all but vanish."""
-    upper, rounding = float(norm_upper(x)), gamma(x.numel() + 9)
+    return float(norms_below(norm_upper(x), x.numel()))
+
+
+def norms_below(upper: torch.Tensor, length: int) -> torch.Tensor:
+    """Lower bounds of the norms of so many entries each, of which `upper` is what `norm_upper` found."""
     # The upper bound is at most (1 + rounding)^2 of the norm, and three times its allowance for underflow.
-    return max(0.0, (upper - 4.0 * TINY64 * math.sqrt(x.numel())) * (1.0 - 4.0 * rounding))
+    return ((upper - 4.0 * TINY64 * math.sqrt(length)) * (1.0 - 4.0 * gamma(length + 9))).clamp(min=0.0)
 
 
 # Within these limits no square overflows, and the squares that vanish lose less than one more rounding.
