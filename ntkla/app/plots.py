@@ -1,8 +1,4 @@
-"""The demo's three pictures: the spectrum and where the drift lives, forecast against fact, accuracy over the sequence.
-
-Drawn with matplotlib's object interface, so no global state of pyplot and no display is needed.  Colours are from the
-palette of Okabe and Ito, which people with any kind of colour vision can tell apart; every series has its own mark.
-"""
+"""The demo's three pictures: where the drift lives in the spectrum, forecast against fact, accuracy over the sequence."""
 
 from __future__ import annotations
 
@@ -12,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ntkla.app import canvas
+from ntkla.app.canvas import BLACK, BLUE, GREY, VERMILION
 from ntkla.app.comparison import Comparison
-from ntkla.app.failures import OutputError, need
 
-BLUE, VERMILION, GREY, BLACK = "#0072B2", "#D55E00", "#8A8A8A", "#1A1A1A"
 COLOUR = {"optimum": BLUE, "sgd": VERMILION}
 MARK = {"optimum": "s", "sgd": "o"}
 LABEL = {"optimum": "ridge optimum", "sgd": "SGD"}
@@ -23,19 +19,6 @@ LABEL = {"optimum": "ridge optimum", "sgd": "SGD"}
 _LEAST_SHARE = 1e-10
 # The optimum's marks stand a little to the right of SGD's, so that both are seen where they agree.
 _ASIDE = 0.22
-_STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "lines.linewidth": 1.4,
-}
 
 
 def write_pictures(folder: Path, comparisons: Sequence[Comparison], names: Sequence[str]) -> list[Path]:
@@ -52,14 +35,13 @@ def write_pictures(folder: Path, comparisons: Sequence[Comparison], names: Seque
     Raises:
         MissingPackageError: without matplotlib.  OutputError: when a picture cannot be written.
     """
-    style = need("matplotlib", "cli").rc_context
     first = [c for c in comparisons if (c.old, c.new) == (1, 2)]
     sketches = {
         "spectrum.png": ((4.6, 4.2), lambda part: spectrum(part, first, names)),
         "forecast.png": ((4.6, 4.2), lambda part: forecast_against_fact(part, first, names)),
         "accuracy.png": ((7.6, 4.2), lambda part: accuracy(part, comparisons, names)),
     }
-    with style(_STYLE):
+    with canvas.style():
         paths = [_save(folder / name, size, [(1.0, draw)]) for name, (size, draw) in sketches.items()]
         shares = [(size[0], draw) for size, draw in sketches.values()]
         paths.append(_save(folder / "demo.png", (15.6, 4.4), shares, dots_per_inch=100))
@@ -67,17 +49,13 @@ def write_pictures(folder: Path, comparisons: Sequence[Comparison], names: Seque
 
 
 def _save(path: Path, size: tuple[float, float], parts: Sequence[tuple[float, Any]], dots_per_inch: int = 200) -> Path:
-    figure = need("matplotlib.figure", "cli").Figure(figsize=size, layout="constrained")
+    figure = canvas.figure(size)
     subfigures = np.atleast_1d(
         figure.subfigures(1, len(parts), width_ratios=[share for share, _ in parts], wspace=0.03)
     )
     for subfigure, (_, draw) in zip(subfigures, parts, strict=True):
         draw(subfigure)
-    try:
-        figure.savefig(path, dpi=dots_per_inch)
-    except OSError as cause:
-        raise OutputError(f"{path} cannot be written ({cause.strerror}). Choose another --output folder.") from cause
-    return path
+    return canvas.save(figure, path, dots_per_inch)
 
 
 def spectrum(part: Any, pair: Sequence[Comparison], names: Sequence[str]) -> None:
