@@ -4,6 +4,7 @@ This file is the only public door: it re-exports by name, and tells the whole li
 `ntkla.testing` (strategies and references for tests) is imported only on request.
 """
 
+from ntkla import models
 from ntkla.forgetting.autopsy import PostMortem
 from ntkla.forgetting.classes import ClassForgetting
 from ntkla.forgetting.convention import from_torch_sgd
@@ -93,6 +94,7 @@ __all__ = [
     "from_torch_sgd",
     "gram",
     "last_dispatch",
+    "models",
     "normal_matmul",
     "post_mortem",
     "predict_forgetting",
