@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import overload
+from typing import NamedTuple, overload
 
+from ntkla.forgetting.classes import per_class
 from ntkla.forgetting.decompose import decompose
 from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.heads import LinearHead
@@ -14,6 +15,7 @@ from ntkla.forgetting.predict import Learning
 from ntkla.forgetting.predictions import Flips, Predictions
 from ntkla.forgetting.ranks import effective_rank, share_between_0_and_1, vulnerable_rank
 from ntkla.forgetting.report import ForgettingReport, ForgettingReports
+from ntkla.forgetting.samples import most_drifting
 from ntkla.forgetting.shared_head import drifts_of_tasks, numbers
 from ntkla.forgetting.tasks import Task, positions, require_labels_below, require_outputs
 from ntkla.forgetting.training import Training
@@ -118,7 +120,7 @@ def forecast(
         tol=tol,
         strict=strict,
     )
-    share_between_0_and_1(q)
+    wanted = _Wanted(share_between_0_and_1(q), checks.integer("top", top, least=0))
     known = _named_modes({next(iter(olds)): modes} if isinstance(old, Task) else modes, olds)
     seconds: dict[str, float] = {}
     with _timed("total", seconds):
@@ -126,7 +128,7 @@ def forecast(
             found = drifts_of_tasks(list(olds.values()), new, head, learning)
         with _timed("modes", seconds):
             reports = {
-                name: _report(task, head, one, learning, known.get(name), q, seconds)
+                name: _report(task, head, one, learning, known.get(name), wanted, seconds)
                 for (name, task), one in zip(olds.items(), found, strict=True)
             }
     if isinstance(old, Task):
@@ -184,13 +186,20 @@ def _check(olds: Mapping[str, Task], new: object, head: object) -> None:
     checks.memory("the forecast of all old predictions", 8 * 9 * entries, head.weight.device)
 
 
+class _Wanted(NamedTuple):
+    """What a report tells beside the drift: the ranks at a share q, and how many samples one by one."""
+
+    q: float
+    top: int
+
+
 def _report(
     old: Task,
     head: LinearHead,
     found: Forgetting,
     learning: Learning,
     modes: Eigenmodes | None,
-    q: float,
+    wanted: _Wanted,
     seconds: dict[str, float],
 ) -> ForgettingReport:
     """What a drift means for one old task."""
@@ -200,6 +209,7 @@ def _report(
     before = Predictions(*head.select(old.outputs).predict(old.features))
     after = before.moved(found.drift, found.error_bound)
     labels = None if old.labels is None else positions(old.labels, outputs)
+    said = (outputs, found.drift, found.error_bound)
     return ForgettingReport(
         drift=found.drift,
         error_bound=found.error_bound,
@@ -209,10 +219,12 @@ def _report(
         accuracy_before=None if labels is None else before.accuracy(labels),
         accuracy_forecast=None if labels is None else after.accuracy(labels),
         flips=Flips.between(before, after),
+        classes=None if labels is None else per_class(before, after, labels, *said),
+        samples=most_drifting(before, after, labels, *said, wanted.top),
         r_50=parts.rank(0.5),
         r_90=parts.rank(0.9),
-        k_G=effective_rank(modes, q=q),
-        k_star=vulnerable_rank(modes, outputs.shape[0], q),
+        k_G=effective_rank(modes, q=wanted.q),
+        k_star=vulnerable_rank(modes, outputs.shape[0], wanted.q),
         forgetting=found,
         decomposition=parts,
         modes=modes,

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
+from ntkla.forgetting.classes import ClassForgetting
 from ntkla.forgetting.decompose import Decomposition
 from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.predictions import Flips, Predictions
 from ntkla.forgetting.ranks import Rank
+from ntkla.forgetting.samples import SampleDrift
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.modes import Eigenmodes
 from ntkla.linalg.precision import norm_lower
@@ -28,6 +30,8 @@ class ForgettingReport(Result):
         before, after: the old predictions before and after the training.
         accuracy_before, accuracy_forecast: on the old task, as far as decided; None without labels.
         flips: which old samples change their predicted class.
+        classes: forgetting class by class, in the order of `outputs`; None without labels.
+        samples: those that drift most, the largest drift first.
         r_50, r_90: the fewest modes of G_AA, by descending eigenvalue, that carry half and 90 % of the drift's energy.
         k_G: the share rank of G_AA.
         k_star: k_G for the kernel of all C outputs, in whole eigenspaces: C k_G.
@@ -47,6 +51,8 @@ class ForgettingReport(Result):
     accuracy_before: Decision | None
     accuracy_forecast: Decision | None
     flips: Flips
+    classes: tuple[ClassForgetting, ...] | None
+    samples: tuple[SampleDrift, ...]
     r_50: Rank
     r_90: Rank
     k_G: Rank
@@ -71,13 +77,22 @@ class ForgettingReport(Result):
             f"  proved        each entry within {float(self.error_bound.max()):.2e}, "
             f"relative {self.forgetting.relative_bound:.2e}",
             *([] if self.accuracy_before is None else [accuracy]),
-            f"  classes       {self.flips.count} of {samples} samples change theirs",
+            f"  flips         {self.flips.count} of {samples} samples change their predicted class",
+            *self._details(),
             f"  directions    r_50 = {_count(self.r_50)}, r_90 = {_count(self.r_90)} modes of {modes}",
             f"  kernel        k_G = {_count(self.k_G)}, k* = {_count(self.k_star)} at {self.k_G.q:g} of the trace",
             f"  seconds       {self.seconds['total']:.2f} ({parts})",
             *wrapped("status", str(self.status)),
         ]
         return "\n".join(lines)
+
+    def _details(self) -> list[str]:
+        """The class that loses most, and the sample that drifts most; `classes` and `samples` tell of the others."""
+        lines = []
+        if self.classes:
+            worst = max(self.classes, key=lambda c: c.accuracy_before.low - c.accuracy_forecast.high)
+            lines += wrapped("worst class", str(worst).removeprefix("class "))
+        return lines + (wrapped("worst sample", str(self.samples[0]).removeprefix("sample ")) if self.samples else [])
 
 
 @dataclass(frozen=True, eq=False)

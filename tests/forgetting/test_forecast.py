@@ -207,8 +207,21 @@ def test_a_tie_is_not_a_class() -> None:
     assert (report.accuracy_before.low, report.accuracy_before.high) == (0.0, 1.0)
 
 
+def test_classes_and_samples_are_told_one_by_one() -> None:
+    report = forecast(OLD, NEW, HEAD, ridge=1.0, top=4)
+    assert [c.label for c in report.classes] == [0, 1]
+    assert sum(c.samples for c in report.classes) == len(OLD.labels)
+    assert sum(int(c.flips) for c in report.classes) == int(report.flips.count)
+    farthest = report.drift.norm(dim=1).argsort(descending=True)[:4]
+    assert [s.index for s in report.samples] == farthest.tolist()
+    assert [s.label for s in report.samples] == OLD.labels[farthest].tolist()
+    assert len(forecast(OLD, NEW, HEAD, ridge=1.0, top=0).samples) == 0
+    assert len(forecast(OLD, NEW, HEAD, ridge=1.0, top=10**6).samples) == len(OLD.labels)
+
+
 def test_without_labels() -> None:
     report = forecast(Task(OLD.features, OLD.targets), NEW, HEAD, ridge=1.0)
+    assert report.classes is None
     assert report.accuracy_before is None
     assert report.accuracy_forecast is None
     assert "accuracy" not in str(report)
@@ -257,6 +270,7 @@ def test_text_and_dictionary() -> None:
         (OLD, NEW, HEAD, {"weight_decay": float("nan")}, RidgeError),
         (OLD, NEW, HEAD, {"training": 3}, ArgumentError),
         (OLD, NEW, HEAD, {"q": 1.5}, ArgumentError),
+        (OLD, NEW, HEAD, {"top": -1}, ArgumentError),
         (OLD, NEW, HEAD, {"modes": 3}, ArgumentError),
         (OLD, NEW, HEAD, {"modes": ntkla.eigenmodes(OLD.features, 2)}, ShapeError),
         (OLD, NEW, HEAD, {"tol": 0.0}, ArgumentError),
