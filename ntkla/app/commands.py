@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ntkla.app.failures import need, readable_errors
+from ntkla.app.forecast_command import forecast
 
 app = typer.Typer(
     help="Forecasts what training on a new task does to every old prediction, and proves how exact it is.",
@@ -44,6 +45,9 @@ def _options(
     ] = False,
 ) -> None:
     """Options before any command."""
+
+
+app.command()(forecast)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from types import ModuleType
 from ntkla.linalg.errors import MissingPackageError, NtklaError
 
 EXIT_ERROR = 2
+EXIT_NOT_CERTIFIED = 3
 
 
 class OutputError(NtklaError, OSError):

@@ -1,0 +1,134 @@
+"""How long a forecast will take and how much memory, before it runs.
+
+Operations are counted by the formulas in the docstrings of what runs (`linalg.cost`, `forgetting.trained`,
+`linalg.feature_modes`); the rates come from a product and an eigendecomposition on this machine, some ten milliseconds
+each.  A residual is counted twice plain and once at the first level beyond float64, as most forecasts need it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ntkla.forgetting import trained
+from ntkla.linalg import cost
+from ntkla.linalg.design import DesignMatrix
+
+_EDGE = 384
+# Below this no machine needs a probe: its operations take less than a second at 10^9 of them a second.
+_FEW = 1e9
+TOLD_FROM = 2.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a forecast will need.
+
+    Attributes:
+        seconds: wall time.
+        bytes: at the peak, beside the files' own pages.
+    """
+
+    seconds: float
+    bytes: int
+
+    @property
+    def long(self) -> bool:
+        """Whether a person should be told beforehand."""
+        return self.seconds > TOLD_FROM
+
+    def __str__(self) -> str:
+        return f"about {_time(self.seconds)} and {_size(self.bytes)}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """The operations of a forecast: in matrix products, and in eigendecompositions, which run at another rate."""
+
+    products: float
+    decompositions: float
+
+
+def estimate(
+    olds: Sequence[torch.Tensor], new: torch.Tensor, outputs: int, *, bias: bool, route: str = "auto", finite: bool
+) -> Estimate:
+    """Time and memory of a forecast.
+
+    Args:
+        olds: features of the old tasks, [n_A, F].
+        new: features of the new task, [n_B, F].
+        outputs: C.
+        bias: whether the head has one.
+        route: as for `ntkla.forecast`.
+        finite: whether the training stops early.
+
+    Cost: under 0.1 s.
+    """
+    designs, design = [DesignMatrix(old, bias) for old in olds], DesignMatrix(new, bias)
+    parts = [_update(design, outputs, finite, route), *(_report(old, outputs) for old in designs)]
+    work = Work(sum(part.products for part in parts), sum(part.decompositions for part in parts))
+    return Estimate(_seconds(work, design.device), _bytes(designs, design, outputs, finite, route))
+
+
+def _update(new: DesignMatrix, outputs: int, finite: bool, route: str) -> Work:
+    n, k, c = float(new.rows), float(new.columns), float(outputs)
+    residual = 6 * n * k * c
+    if finite:
+        return Work(n * k * k + 10 * k**3 + 16 * k * k * c + residual + 6 * n * k * c, 10 * k**3)
+    costs = cost.route_cost(new.rows, new.columns, outputs, route)
+    refinement = (2 + 3) * 4 * n * k * c
+    return Work((costs.primal if costs.route == "primal" else costs.dual) + residual + refinement, 0.0)
+
+
+def _report(old: DesignMatrix, outputs: int) -> Work:
+    n, k, c = float(old.rows), float(old.columns), float(outputs)
+    m = min(n, k)
+    return Work(n * k * m + 15 * m**3 + 6 * n * k * c + 4 * m * m * c, 10 * m**3)
+
+
+def _bytes(olds: Sequence[DesignMatrix], new: DesignMatrix, outputs: int, finite: bool, route: str) -> int:
+    rows = sum(old.rows for old in olds)
+    if finite:
+        update = trained.memory_estimate(new, outputs)
+    else:
+        picked = cost.route_cost(new.rows, new.columns, outputs, route).route
+        update = cost.memory_estimate(new, outputs, picked, targets_copied=True, rows_predicted=rows)
+    # Residual and targets; of each old task drift, bound, predictions before and after with their bounds, its modes.
+    targets, held = 8 * 2 * new.rows * outputs, 8 * 6 * rows * outputs
+    kept = sum(8 * min(old.rows, old.columns) ** 2 for old in olds)
+    modes = max(8 * (7 * min(old.rows, old.columns) ** 2 + 4 * old.rows * min(old.rows, old.columns)) for old in olds)
+    return max(update + targets, modes + kept + held + targets)
+
+
+def _seconds(work: Work, device: torch.device) -> float:
+    if work.products + work.decompositions < _FEW:
+        return (work.products + work.decompositions) / _FEW
+    x = torch.rand((_EDGE, _EDGE), dtype=torch.float64, device=device, generator=torch.Generator(device).manual_seed(0))
+    product = 2 * _EDGE**3 / _fastest(lambda: x @ x, device)
+    decomposition = 10 * _EDGE**3 / _fastest(lambda: torch.linalg.eigh(x @ x.T), device)
+    return work.products / product + work.decompositions / decomposition
+
+
+def _fastest(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the faster of two runs: the first also loads code."""
+    seconds = []
+    for _ in range(2):
+        began = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

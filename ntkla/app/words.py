@@ -1,0 +1,63 @@
+"""Numbers and findings in words for people: percent with three digits, and the sentences that answer the question."""
+
+from __future__ import annotations
+
+import math
+
+from ntkla.forgetting.ranks import Rank
+from ntkla.forgetting.report import ForgettingReport
+from ntkla.linalg.decisions import Decision
+from ntkla.linalg.precision import norm_lower
+
+
+def percent(share: Decision | None, unit: str = "") -> str:
+    """A share in percent, as an interval when it is open: `97.0`, `40.0-42.0`; a dash for none."""
+    if share is None:
+        return "-"
+    ends = [f"{100 * end:.1f}" for end in (share.low, share.high)]
+    return (ends[0] if share.decided else "-".join(ends)) + unit
+
+
+def count(number: Decision | Rank) -> str:
+    """A count, as an interval when it is open: `12`, `11-13`."""
+    return f"{number.low:.0f}" if number.low == number.high else f"{number.low:.0f}-{number.high:.0f}"
+
+
+def root_mean_square(report: ForgettingReport) -> float:
+    """Of the drift, over samples and outputs."""
+    return norm_lower(report.drift) / math.sqrt(report.drift.numel())
+
+
+def answer(report: ForgettingReport, old: str, new: str) -> str:
+    """What a person asked: what training on `new` would do to `old`, in a few sentences."""
+    return " ".join([_outcome(report, old, new), _directions(report), _proof(report)])
+
+
+def _outcome(report: ForgettingReport, old: str, new: str) -> str:
+    samples, outputs = report.drift.shape
+    drift = f"by {root_mean_square(report):.3g} (root mean square)"
+    if outputs == 1:
+        return f"Training on {new} would change the predictions on {old} {drift}."
+    certain, open_ = int(report.flips.certain.sum()), int(report.flips.undecided.sum())
+    flips = f"{certain} of {samples} predicted classes certainly change"
+    flips += f" and {open_} more may" if open_ else ""
+    if report.accuracy_before is None or report.accuracy_forecast is None:
+        return f"Training on {new} would change the predictions on {old} {drift}: {flips}."
+    before, after = percent(report.accuracy_before, " %"), percent(report.accuracy_forecast, " %")
+    if before == after:
+        return f"Training on {new} would leave the accuracy on {old} at {after}: {flips}."
+    return f"Training on {new} would take the accuracy on {old} from {before} to {after}: {flips}."
+
+
+def _directions(report: ForgettingReport) -> str:
+    if report.r_90.high == 0:
+        return "Nothing drifts."
+    few, most, everything = count(report.r_50), count(report.r_90), report.modes.values.shape[0]
+    return f"Of its {everything} feature directions, half of the drift lies in {few}, and 90 % of it in {most}."
+
+
+def _proof(report: ForgettingReport) -> str:
+    bound = float(report.error_bound.max())
+    if report.status.certified:
+        return f"Proved: each number of the drift is within {bound:.1e} of the exact one."
+    return f"Not certified ({report.status})"

@@ -1,0 +1,45 @@
+"""Files of results, each written beside its place and moved there whole: a reader never sees half a file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from ntkla.app.failures import OutputError
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and checks that files can be made in it; OutputError otherwise."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as cause:
+        raise OutputError(f"--output: cannot write to {folder} ({cause.strerror}). Choose another folder.") from cause
+
+
+def written(path: Path, write: Callable[[Path], object]) -> Path:
+    """Lets `write` make a file and moves it to `path`; what was there is replaced, and kept when anything fails.
+
+    Raises:
+        OutputError: when the file cannot be written.
+    """
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        # mkstemp makes files that only their owner reads: give them the permissions of any new file.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    except OSError as cause:
+        raise OutputError(f"{path} cannot be written ({cause.strerror}). Choose another --output folder.") from cause
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return path
