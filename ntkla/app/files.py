@@ -30,9 +30,9 @@ import torch
 from ntkla.app import npy, safe_tensors
 from ntkla.app.failures import DataError
 from ntkla.app.mapped import shown
-from ntkla.app.task_file import TaskFile
+from ntkla.app.task_file import TaskFile, naming
 from ntkla.forgetting.heads import LinearHead
-from ntkla.linalg.errors import DtypeError, NtklaError, ShapeError
+from ntkla.linalg.errors import DtypeError, ShapeError
 
 ROLES = {  # name: dimensions, floats or integers, in words
     "features": (2, True, "floats [n, F], one row a sample"),
@@ -93,16 +93,15 @@ def read_head(argument: str) -> LinearHead:
         raise DataError(f"{argument}: expected WEIGHT.npy or WEIGHT.npy,BIAS.npy, got {len(paths)} files.")
     else:
         arrays = {name: _array(path) for name, path in zip(("weight", "bias"), paths, strict=False)}
-    try:
+    with naming(dict(zip(("weight", "bias"), paths, strict=False)), argument):
         return LinearHead(arrays["weight"], arrays.get("bias"))
-    except NtklaError as error:
-        error.args = (f"{argument}: {error}",)
-        raise
 
 
 def _paths(argument: str) -> list[Path]:
     """The files of an argument: itself when it names one, else its parts between commas."""
-    parts = [argument] if os.path.exists(argument) else argument.split(",")
+    if os.path.exists(argument):
+        return [Path(argument)]
+    parts = argument.split(",")
     if "" in parts:
         raise DataError(f"'{argument}': expected the name of a file, or several with a comma between them.")
     paths = [Path(os.path.expanduser(part)) for part in parts]  # of several, the shell has done so for the first only
@@ -154,7 +153,7 @@ def _npy_task(paths: list[Path]) -> tuple[dict[str, torch.Tensor], dict[str, Pat
 def _array(path: Path) -> torch.Tensor:
     """The array of a file whose suffix must be `.npy`."""
     suffix = path.suffix.lower()
-    if suffix != ".npy" and not path.is_dir():
+    if suffix != ".npy" and path.is_file():
         kind = _REFUSED.get(suffix, "neither").format(path=str(path))
         raise DataError(f"{path}: expected a .npy or .safetensors file, got {kind}.")
     return npy.read_npy(path)

@@ -94,6 +94,7 @@ def _header(path: Path, text: str) -> dict[str, object]:
         not isinstance(header, dict)
         or header.keys() != {"descr", "fortran_order", "shape"}
         or not isinstance(header["fortran_order"], bool)
+        or not isinstance(header["shape"], tuple)
     ):
         raise DataError(f"{path}: the .npy header cannot be read: it is damaged. Save it again with numpy.save.")
     return header

@@ -73,7 +73,9 @@ def _header(path: Path, content: bytes) -> dict[str, object]:
         raise _broken(path, f"the header cannot be read ({shown(str(cause))})") from cause
     if not isinstance(header, dict):
         raise _broken(path, "the header is not a dictionary")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise _broken(path, "the metadata are not texts by name")
     return header
 
 

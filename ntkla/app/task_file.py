@@ -52,7 +52,7 @@ class TaskFile:
 
         Cost: one pass over the features, which checks that they are finite; no copy of them.
         """
-        with self._naming():
+        with naming(self.paths, self.argument):
             used = self._outputs(classes, outputs)
             width = classes if used is None else used.shape[0]
             if self.targets is not None and self.targets.shape[1] != width:
@@ -85,18 +85,19 @@ class TaskFile:
             )
         return self.outputs.to(torch.int64)
 
-    @contextmanager
-    def _naming(self) -> Iterator[None]:
-        """Puts the file's name before the library's messages, which begin with the name of the array."""
-        try:
-            yield
-        except NtklaError as error:
-            role, _, _ = str(error).partition(":")
-            error.args = (f"{self.paths.get(role, self.argument)}: {error}",)
-            raise
-
     def __str__(self) -> str:
         held = ", ".join(f"{role} {tuple(getattr(self, role).shape)}" for role in self.paths)
         return f"TaskFile {self.name}: {held}"
 
     __repr__ = __str__
+
+
+@contextmanager
+def naming(paths: Mapping[str, Path], argument: str) -> Iterator[None]:
+    """Puts the file's name before the library's messages, which begin with the name of the array."""
+    try:
+        yield
+    except NtklaError as error:
+        role, _, _ = str(error).partition(":")
+        error.args = (f"{paths.get(role, argument)}: {error}",)
+        raise

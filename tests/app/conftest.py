@@ -1,12 +1,16 @@
-"""A small made-up sequence of tasks, learned once for all tests of the app."""
+"""What the tests of the app share: a small made-up sequence of tasks, learned once, and the files of a user."""
 
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
 import pytest
 import torch
 
 from ntkla.app.data import SplitTask
 from ntkla.app.sequence import Plan, run_sequence
+from tests.app.user_files import BIAS, HEAD, WEIGHTS, T, X, Y
 
 
 def made_up_tasks(count: int = 3, features: int = 24, train: int = 40, test: int = 20) -> list[SplitTask]:
@@ -33,3 +37,14 @@ def small_tasks() -> list[SplitTask]:
 @pytest.fixture(scope="session")
 def comparisons(small_tasks):
     return run_sequence(small_tasks, 6, Plan(steps=20), lambda what: None)
+
+
+@pytest.fixture
+def user_files(tmp_path, monkeypatch):
+    """x.npy, y.npy, ... in the folder where the test runs; nothing may warn."""
+    monkeypatch.chdir(tmp_path)
+    for name, array in {"x": X, "y": Y, "t": T, "w": WEIGHTS, "head": HEAD, "bias": BIAS}.items():
+        np.save(f"{name}.npy", array)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield tmp_path
