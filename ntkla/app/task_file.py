@@ -74,7 +74,7 @@ class TaskFile:
             if named is None:
                 return None
             listed = [checks.integer("outputs", number, least=0, most=classes - 1) for number in named]
-            return torch.tensor(listed, dtype=torch.int64)
+            return torch.tensor(listed, dtype=torch.int64, device=self.features.device)
         if named is not None:
             raise ArgumentError("outputs: named in the file and once more. Leave one of the two out.")
         low, high = (int(number) for number in torch.aminmax(self.outputs))
