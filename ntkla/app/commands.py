@@ -10,6 +10,7 @@ import typer
 
 from ntkla.app.failures import need, readable_errors
 from ntkla.app.forecast_command import forecast
+from ntkla.app.modes_command import modes
 
 app = typer.Typer(
     help="Forecasts what training on a new task does to every old prediction, and proves how exact it is.",
@@ -48,6 +49,7 @@ def _options(
 
 
 app.command()(forecast)
+app.command()(modes)
 
 
 @app.command()

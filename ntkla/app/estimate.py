@@ -1,4 +1,4 @@
-"""How long a forecast will take and how much memory, before it runs.
+"""How long a forecast or a decomposition will take and how much memory, before it runs.
 
 Operations are counted by the formulas in the docstrings of what runs (`linalg.cost`, `forgetting.trained`,
 `linalg.feature_modes`); the rates come from a product and an eigendecomposition on this machine, some ten milliseconds
@@ -25,7 +25,7 @@ TOLD_FROM = 2.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a forecast will need.
+    """What a command will need.
 
     Attributes:
         seconds: wall time.
@@ -46,13 +46,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Work:
-    """The operations of a forecast: in matrix products, and in eigendecompositions, which run at another rate."""
+    """Operations: in matrix products, and in eigendecompositions, which run at another rate."""
 
     products: float
     decompositions: float
 
 
-def estimate(
+def of_forecast(
     olds: Sequence[torch.Tensor], new: torch.Tensor, outputs: int, *, bias: bool, route: str = "auto", finite: bool
 ) -> Estimate:
     """Time and memory of a forecast.
@@ -71,6 +71,15 @@ def estimate(
     parts = [_update(design, outputs, finite, route), *(_report(old, outputs) for old in designs)]
     work = Work(sum(part.products for part in parts), sum(part.decompositions for part in parts))
     return Estimate(_seconds(work, design.device), _bytes(designs, design, outputs, finite, route))
+
+
+def of_modes(features: torch.Tensor, k: int, *, bias: bool) -> Estimate:
+    """Time and memory of the k leading modes of features [n, F]; cost: under 0.1 s."""
+    design = DesignMatrix(features, bias)
+    n, columns = design.rows, design.columns
+    m = min(n, columns)
+    work = Work(float(n * m * columns + 15 * m**3 + 4 * n * k * (columns + k)), 10.0 * m**3)
+    return Estimate(_seconds(work, design.device), 8 * (7 * m * m + 4 * n * k + 3 * k * k))
 
 
 def _update(new: DesignMatrix, outputs: int, finite: bool, route: str) -> Work:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ntkla.app.notation import share
+from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError
 
 
@@ -37,7 +39,7 @@ class ForecastOptions:
     output: Path | None = None
 
     def check(self) -> None:
-        """Raises ArgumentError for options that are missing or exclude each other."""
+        """Raises ArgumentError for options that are missing, exclude each other, or are outside their range."""
         if self.ridge is not None and self.relative_ridge is not None:
             raise ArgumentError("--ridge and --relative-ridge say the same thing in different units. Leave one out.")
         if self.sgd is not None and self.flow is not None:
@@ -51,3 +53,7 @@ class ForecastOptions:
             raise ArgumentError(f"--name: expected one for each of {len(self.old)} OLD, got {len(self.name)}.")
         if self.name is not None and len(set(self.name)) < len(self.name):
             raise ArgumentError("--name: expected different names.")
+        checks.integer("--top", self.top, least=0)
+        share("--modes-share", self.modes_share)
+        if self.tol is not None:
+            checks.positive("--tol", self.tol)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ntkla.app import forecast_json, inputs
-from ntkla.app.estimate import Estimate, estimate
+from ntkla.app.estimate import Estimate, of_forecast
 from ntkla.app.failures import need
 from ntkla.app.forecast_options import ForecastOptions
 from ntkla.app.outcome import Outcome
@@ -60,7 +60,7 @@ def run_forecast(options: ForecastOptions) -> bool:
 def _expected(options: ForecastOptions, files: inputs.Files) -> Estimate:
     olds = [file.features for file in files.olds.values()]
     bias, early = files.head.bias is not None, options.sgd is not None or options.flow is not None
-    return estimate(olds, files.new.features, files.head.outputs, bias=bias, finite=early)
+    return of_forecast(olds, files.new.features, files.head.outputs, bias=bias, finite=early)
 
 
 def _outcome(options: ForecastOptions, files: inputs.Files, stage: Stage) -> Outcome:
@@ -107,7 +107,7 @@ def _write(folder: Path, outcome: Outcome, document: str) -> list[Path]:
         rows = outcome.tasks.rows[name]
         arrays |= {} if rows is None else {f"{name}.rows": rows.cpu()}
     arrays = {name: array.contiguous() for name, array in arrays.items()}
-    title = f"Forecast: {outcome.files.new.name} after {', '.join(tasks)}"
+    title = f"Training on {outcome.files.new.name}: what becomes of {', '.join(tasks)}"
     labels = {name: task.labels for name, task in outcome.tasks.olds.items()}
     return [
         written(folder / "report.json", lambda path: path.write_text(document, encoding="utf-8")),

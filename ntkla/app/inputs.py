@@ -91,7 +91,7 @@ def device_named(name: str) -> torch.device:
     """The device of that name, when this machine has it and it computes in float64; DeviceError otherwise."""
     try:
         device = torch.device(name)
-        torch.zeros(1, dtype=torch.float64, device=device)
+        torch.zeros(1, dtype=torch.float64, device=device).item()
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as cause:
         reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
         raise DeviceError(

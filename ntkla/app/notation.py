@@ -1,4 +1,4 @@
-"""What the options of `ntkla forecast` spell out: lists of numbers such as 0-4,7, and the settings of SGD."""
+"""What options spell out: lists of numbers such as 0-4,7, the settings of SGD, shares, one value for each OLD."""
 
 from __future__ import annotations
 
@@ -69,6 +69,13 @@ def numbers(option: str, text: str, count: int) -> list[int]:
     if len(set(found)) < len(found):
         raise ArgumentError(f"{option}: expected each number once, got {text!r}.")
     return found
+
+
+def share(option: str, value: float) -> float:
+    """`value` when it is above 0 and at most 1; ArgumentError otherwise."""
+    if not 0 < value <= 1:
+        raise ArgumentError(f"{option}: expected a share above 0 and at most 1, got {value!r}.")
+    return value
 
 
 def for_each(option: str, given: Sequence[T], count: int) -> list[T | None]:

@@ -67,7 +67,7 @@ def settle(options: ForecastOptions, new: Task, head: LinearHead) -> Settings:
         training=_training(options, samples, outputs),
         mean_eigenvalue=eigenvalue,
         penalize_bias=not options.free_bias,
-        tolerance=DEFAULT_TOLERANCE if options.tol is None else checks.positive("--tol", options.tol),
+        tolerance=DEFAULT_TOLERANCE if options.tol is None else options.tol,
     )
 
 
