@@ -9,6 +9,7 @@ from ntkla.forgetting.autopsy import PostMortem
 from ntkla.forgetting.classes import ClassForgetting
 from ntkla.forgetting.convention import from_torch_sgd
 from ntkla.forgetting.decompose import Decomposition, decompose
+from ntkla.forgetting.decompose_update import decompose_update
 from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.heads import LinearHead
@@ -40,6 +41,7 @@ from ntkla.linalg.errors import (
     UndecidedError,
     UnsupportedTrainingError,
 )
+from ntkla.linalg.feature_modes import FeatureModes, feature_modes
 from ntkla.linalg.kronecker import KroneckerGram
 from ntkla.linalg.modes import Eigenmodes
 from ntkla.linalg.operators import CrossGram, FunctionOperator, GramOperator
@@ -59,6 +61,7 @@ __all__ = [
     "DeviceError",
     "DtypeError",
     "Eigenmodes",
+    "FeatureModes",
     "Forgetting",
     "ForgettingReport",
     "ForgettingReports",
@@ -88,8 +91,10 @@ __all__ = [
     "UnsupportedTrainingError",
     "backend",
     "decompose",
+    "decompose_update",
     "effective_rank",
     "eigenmodes",
+    "feature_modes",
     "forecast",
     "from_torch_sgd",
     "gram",

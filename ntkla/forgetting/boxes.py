@@ -13,6 +13,7 @@ from ntkla.linalg import checks
 from ntkla.linalg.design import widened
 from ntkla.linalg.eigenmodes import spectrum_of
 from ntkla.linalg.errors import ArgumentError
+from ntkla.linalg.feature_modes import FeatureModes
 from ntkla.linalg.modes import Eigenmodes, Spectrum, beyond
 from ntkla.linalg.precision import SHORT_CHAIN
 
@@ -55,7 +56,7 @@ def boxes_of(given: object, bias: bool, value_error: torch.Tensor | float | None
         return _of_values(given, value_error)
     if value_error is not None:
         raise ArgumentError("value_error: expected None unless eigenvalues [m] are given; features bring their own.")
-    if isinstance(given, Eigenmodes):
+    if isinstance(given, (Eigenmodes, FeatureModes)):
         given = given.spectrum
     spectrum = given if isinstance(given, Spectrum) else spectrum_of(given, bias=bias)  # type: ignore[arg-type]
     low, high = (_on_grid(spectrum.trace) + sign * _on_grid(spectrum.trace_error) for sign in (-1, 1))

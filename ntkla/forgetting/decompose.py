@@ -17,6 +17,7 @@ from ntkla.forgetting.ranks import Rank, counted, share_between_0_and_1
 from ntkla.linalg import checks
 from ntkla.linalg.design import widened
 from ntkla.linalg.errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
+from ntkla.linalg.feature_modes import FeatureModes
 from ntkla.linalg.modes import Cluster, Eigenmodes
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, TINY64, gamma, norm_upper, rounded_up
 from ntkla.linalg.results import Result
@@ -140,30 +141,36 @@ def decompose(
     # Energies are computed for entries of order 1 and scaled back: their squares neither overflow nor underflow.
     exponent = max(-1000, math.frexp(float(exact.abs().max()))[1])
     scale = 2.0**-exponent
-    energies = energies_in(exact * scale, _error_norm(error_bound, exact, scale), modes)
-    return _assembled(energies, modes, exponent, tolerance)
+    energies = energies_in(exact * scale, error_norm(error_bound, exact, scale), modes)
+    return assembled(energies, modes, exponent, tolerance)
 
 
-def _error_norm(error_bound: torch.Tensor | None, drift: torch.Tensor, scale: float) -> float:
-    """Frobenius norm of the drift's error bound, scaled."""
+def error_norm(
+    error_bound: torch.Tensor | None,
+    bounded: torch.Tensor,
+    scale: float,
+    names: tuple[str, str] = ("drift", "error_bound"),
+) -> float:
+    """Frobenius norm of an array's entrywise error bound, scaled; both are checked under their names."""
+    whole, name = names
     if error_bound is None:
         return 0.0
     if not isinstance(error_bound, torch.Tensor) or error_bound.dtype not in checks.FLOATING:
-        raise DtypeError("error_bound: expected a float64, float32, bfloat16 or float16 tensor, or None.")
-    checks.dense("error_bound", error_bound)
-    checks.one_device(drift=drift, error_bound=error_bound)
-    if error_bound.shape != drift.shape:
-        raise ShapeError(f"error_bound: expected {tuple(drift.shape)}, as the drift, got {tuple(error_bound.shape)}.")
+        raise DtypeError(f"{name}: expected a float64, float32, bfloat16 or float16 tensor, or None.")
+    checks.dense(name, error_bound)
+    checks.one_device(**{whole: bounded, name: error_bound})
+    if error_bound.shape != bounded.shape:
+        raise ShapeError(f"{name}: expected {tuple(bounded.shape)}, as the {whole}, got {tuple(error_bound.shape)}.")
     if bool(error_bound.isnan().any()):
-        raise NonFiniteError("error_bound: expected bounds, got NaN. Where no bound is known, say infinity.")
+        raise NonFiniteError(f"{name}: expected bounds, got NaN. Where no bound is known, say infinity.")
     if bool((error_bound < 0).any()):
-        raise ArgumentError("error_bound: expected bounds >= 0, got a negative one.")
+        raise ArgumentError(f"{name}: expected bounds >= 0, got a negative one.")
     if bool(error_bound.isinf().any()):
         return math.inf
     return float(norm_upper(widened(error_bound.detach()) * scale))
 
 
-def _assembled(energies: Energies, modes: Eigenmodes, exponent: int, tolerance: float) -> Decomposition:
+def assembled(energies: Energies, modes: Eigenmodes | FeatureModes, exponent: int, tolerance: float) -> Decomposition:
     """The result, from the energies of a drift that was divided by 2^exponent."""
     each, total, clusters, trailing = energies.each, energies.total, energies.clusters, energies.trailing
     k = each.shape[0]
@@ -183,7 +190,8 @@ def _assembled(energies: Energies, modes: Eigenmodes, exponent: int, tolerance: 
     low, high = _shares(energies)
     back = 2.0**exponent
     scaled = {name: torch.where(e == 0.0, 0.0, rounded_up(e * back * back)) for name, e in errors.items()}
-    fraction = each / total if bool(total > 0) else torch.zeros_like(each)
+    # Beside a drift that all but vanishes, what rounding leaves in a mode may be larger than it.
+    fraction = (each / total).clamp(max=1.0) if bool(total > 0) else torch.zeros_like(each)
     return Decomposition(
         energy=each * back * back,
         energy_error=scaled["energy_error"],
@@ -212,6 +220,7 @@ def _shares(energies: Energies) -> tuple[torch.Tensor, torch.Tensor]:
     """Bounds of inside / (inside + outside) for the leading eigenspaces of dimension 1, ..., k; 0 for a zero drift."""
     inside, outside = energies.leading, energies.trailing
     low = inside.low / (inside.low + outside.high).clamp(min=TINY64) / SHORT_CHAIN
+    low = torch.where((outside.high == 0.0) & (inside.low > 0.0), 1.0, low)
     high = inside.high / (inside.high + outside.low).clamp(min=TINY64) * SHORT_CHAIN
     return low[1:], torch.where(inside.high.isinf(), 1.0, high)[1:].clamp(max=1.0)
 

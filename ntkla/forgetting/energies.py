@@ -76,7 +76,7 @@ def energies_in(drift: torch.Tensor, error: float, modes: Eigenmodes) -> Energie
     rest = drift - pieced_matmul(modes.basis, coefficients)
     squares = coefficients * coefficients
     each = squares.sum(1) if modes.output_index is None else squares.reshape(-1)[:k]
-    outside, total = (rest * rest).sum(), (drift * drift).sum()
+    (outside, summands), (total, _) = sum_of_squares(rest), sum_of_squares(drift)
     size, defect = float(norm_upper(drift)), modes.orthogonality
     rho = 3 * (pieced_gamma(drift.shape[0]) + pieced_gamma(columns)) * math.sqrt(columns) * (1.0 + defect) ** 2
     # The last term: squares of scaled entries that underflow; a zero drift loses nothing.
@@ -85,23 +85,29 @@ def energies_in(drift: torch.Tensor, error: float, modes: Eigenmodes) -> Energie
     fixed = rho * size + error + underflow
 
     def enclosed(energy: torch.Tensor, angle: torch.Tensor) -> Interval:
-        return _squared(energy, (angle + 8.0 * defect) * (size + error) + fixed, drift.numel() + k)
+        return squared(energy, (angle + 8.0 * defect) * (size + error) + fixed, summands + drift.shape[1] + k)
 
-    everything = _squared(total.reshape(1), fixed, drift.numel())
+    everything = squared(total.reshape(1), fixed, summands)
     inside = enclosed(each.cumsum(0), modes.angle_bound)
     # Summed from the end and without the mode itself: subtracting a large energy would cancel the small ones after it.
     later = torch.cat([each[1:], torch.zeros_like(each[:1])]).flip(0).cumsum(0).flip(0)
     after = enclosed(later + outside, modes.angle_bound)
     none = torch.zeros_like(everything.low)
-    leading = _growing(
+    leading = growing(
         Interval(torch.cat([none, inside.low]), torch.cat([none, inside.high]).clamp_(max=everything.high))
     )
-    beyond = _growing(Interval(*(torch.cat([t, x]).flip(0) for t, x in zip(everything, after, strict=True))))
+    beyond = growing(Interval(*(torch.cat([t, x]).flip(0) for t, x in zip(everything, after, strict=True))))
     trailing = Interval(beyond.low.flip(0), beyond.high.flip(0))
     return Energies(each, outside, total, leading, trailing, _in_clusters(each, modes, enclosed, trailing))
 
 
-def _squared(energy: torch.Tensor, delta: torch.Tensor | float, summands: int) -> Interval:
+def sum_of_squares(x: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The sum of the squares of float64 [n, C], in parts, and how many roundings it counts: C + 256 + n / 256."""
+    parts = torch.split((x * x).sum(1), 256)
+    return torch.stack([part.sum() for part in parts]).sum(), x.shape[1] + min(x.shape[0], 256) + len(parts)
+
+
+def squared(energy: torch.Tensor, delta: torch.Tensor | float, summands: int) -> Interval:
     """The squares of `sqrt(energy) +- delta`, the energy being a sum of so many float64 squares."""
     root, rounding = energy.sqrt(), gamma(summands + 8)
     low = (root * (1.0 - rounding) - delta).clamp(min=0.0)
@@ -109,7 +115,7 @@ def _squared(energy: torch.Tensor, delta: torch.Tensor | float, summands: int) -
     return Interval(low * low / SHORT_CHAIN, high * high * SHORT_CHAIN)
 
 
-def _growing(x: Interval) -> Interval:
+def growing(x: Interval) -> Interval:
     """The same enclosures, tightened by the knowledge that what they enclose grows along the sequence."""
     return Interval(x.low.cummax(0).values, x.high.flip(0).cummin(0).values.flip(0))
 

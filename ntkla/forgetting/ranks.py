@@ -31,6 +31,7 @@ import torch
 from ntkla.forgetting.boxes import Boxes, boxes_of
 from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError
+from ntkla.linalg.feature_modes import FeatureModes
 from ntkla.linalg.linear_operator import LinearOperator
 from ntkla.linalg.modes import Eigenmodes, Spectrum
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, U64
@@ -78,7 +79,7 @@ def counted(low: int, high: int, kind: str, q: float) -> Rank:
 
 
 def effective_rank(
-    values_or_features: torch.Tensor | LinearOperator | Eigenmodes | Spectrum,
+    values_or_features: torch.Tensor | LinearOperator | Eigenmodes | FeatureModes | Spectrum,
     kind: str = "share",
     q: float = 0.9,
     *,
@@ -89,7 +90,7 @@ def effective_rank(
 
     Args:
         values_or_features: eigenvalues [m] in any order (taken as exact, unless `value_error` is given); features
-            [n, F]; a `GramOperator` or a `KroneckerGram` of one; or the result of `eigenmodes`.
+            [n, F]; a `GramOperator` or a `KroneckerGram` of one; or the result of `eigenmodes` or `feature_modes`.
         kind: `"share"`, `"participation"`, `"intrinsic"` or `"entropy"`; formulas in the module's docstring.
         q: the share, 0 < q <= 1, for `"share"`.
         bias: with features: whether a constant feature 1 is appended.
@@ -110,7 +111,11 @@ def effective_rank(
 
 
 def vulnerable_rank(
-    features: torch.Tensor | LinearOperator | Eigenmodes | Spectrum, outputs: int, q: float = 0.9, *, bias: bool = False
+    features: torch.Tensor | LinearOperator | Eigenmodes | FeatureModes | Spectrum,
+    outputs: int,
+    q: float = 0.9,
+    *,
+    bias: bool = False,
 ) -> Rank:
     """k* = C k_G: how many directions of the kernel of C outputs carry the share q, counted in whole eigenspaces.
 

@@ -21,11 +21,12 @@ class Diagonalization(NamedTuple):
     """`A Q = Q diag(values) + R` for the exact A.
 
     Attributes:
-        values: float64 [K], ascending, none below the floor.
+        values: float64 [K], ordered as the vectors are, none below the floor.
         vectors: Q, float64 [K, K].
         residual: |R| as computed, float64 [K, K].
         residual_error: 2-norm bound of what rounding, and the error of A, add to R.
         defect: upper bound of ||Q^T Q - I||_2.
+        value_error: upper bound of |lambda_i - values_i| for all i.
         smallest, largest: lower and upper bound of the eigenvalues of A.
         floor: the lower bound that was known beforehand.
     """
@@ -35,6 +36,7 @@ class Diagonalization(NamedTuple):
     residual: torch.Tensor
     residual_error: float
     defect: float
+    value_error: float
     smallest: float
     largest: float
     floor: float
@@ -69,6 +71,6 @@ def certified(
     # |lambda_i - values_i| <= ||R|| / sqrt(1 - defect), `certificates.py`, with the R of the exact A: the computed one
     # need not be symmetric.
     distance = divided_by_cosine((float(norm_upper(residual)) + error) * SHORT_CHAIN, defect)
-    smallest = max(floor, (float(values[0]) - distance) / SHORT_CHAIN)
-    largest = (float(values[-1]) + distance) * SHORT_CHAIN
-    return Diagonalization(values, vectors, residual.abs_(), error, defect, smallest, largest, floor)
+    smallest = max(floor, (float(values.min()) - distance) / SHORT_CHAIN)
+    largest = (float(values.max()) + distance) * SHORT_CHAIN
+    return Diagonalization(values, vectors, residual.abs_(), error, defect, distance, smallest, largest, floor)

@@ -9,27 +9,25 @@ Phi v, in descending order of sigma, go through one Householder QR instead: it l
 ones as they are, makes every column orthogonal to those before it, and completes the basis where Phi v vanishes.
 What came out is then judged through the features, whatever way it was made.
 
-Derivations of the bounds: `certificates.py`, `normal.py`.
+Derivations of the bounds: `certificates.py`, `normal.py`; the small side: `small_side.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import torch
 
 from ntkla.linalg import checks
-from ntkla.linalg.certificates import divided_by_cosine, full_enclosure, gram_residual_norms, orthogonality_defect
+from ntkla.linalg.certificates import gram_residual_norms, orthogonality_defect
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.errors import ArgumentError, DtypeError
 from ntkla.linalg.kronecker import KroneckerGram
 from ntkla.linalg.linear_operator import LinearOperator
-from ntkla.linalg.modes import Cluster, Eigenmodes, Spectrum
-from ntkla.linalg.normal import gram_matrix, normal_matrix
+from ntkla.linalg.modes import Eigenmodes, Spectrum
 from ntkla.linalg.operators import GramOperator
-from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
-from ntkla.linalg.status import Status
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, TINY64, U64, gamma
+from ntkla.linalg.small_side import clusters_of, leading_angles, padded, small_side, status_of
 
 
 def eigenmodes(
@@ -76,7 +74,7 @@ def spectrum_of(operator_or_features: torch.Tensor | LinearOperator, *, bias: bo
     """All eigenvalues of a Gram operator with their enclosures; arguments and errors as for `eigenmodes`."""
     design, outputs, _ = design_of(operator_or_features, bias)
     _check_memory(design, 0)
-    return dataclasses.replace(_small_side(design)[0], multiplicity=outputs)
+    return dataclasses.replace(small_side(design)[0], multiplicity=outputs)
 
 
 def design_of(operator_or_features: object, bias: bool) -> tuple[DesignMatrix, int, str | None]:
@@ -102,44 +100,27 @@ def _check_memory(design: DesignMatrix, k: int) -> None:
     checks.memory("eigenmodes", 8 * (7 * small**2 + 4 * design.rows * k + 3 * k**2), design.device)
 
 
-def _small_side(design: DesignMatrix) -> tuple[Spectrum, torch.Tensor]:
-    """The spectrum of G and the eigenvectors, descending, of the smaller of G and S."""
-    matrix, error = bounded = gram_matrix(design) if design.rows <= design.columns else normal_matrix(design)
-    ascending, vectors = torch.linalg.eigh(matrix)
-    values, vectors = ascending.flip(0), vectors.flip(1)
-    trace = float(matrix.diagonal().sum())
-    spectrum = Spectrum(
-        # The exact eigenvalues are >= 0, so moving a computed one there brings it closer.
-        values=values.clamp(min=0.0),
-        value_error=torch.full_like(values, full_enclosure(bounded, vectors, values).value_error),
-        size=design.rows,
-        trace=trace,
-        trace_error=(error + gamma(matrix.shape[0]) * trace) * SHORT_CHAIN,
-    )
-    return spectrum, vectors
-
-
 def _gram_modes(design: DesignMatrix, k: int, tolerance: float) -> Eigenmodes:
-    spectrum, small = _small_side(design)
+    spectrum, small = small_side(design)
     basis = small[:, :k].contiguous() if design.rows <= design.columns else _lifted(design, small, k)
-    lower, upper = _padded(spectrum.lower, design.rows), _padded(spectrum.upper, design.rows)
-    values = _padded(spectrum.values, k)[:k]
+    lower, upper = padded(spectrum.lower, design.rows), padded(spectrum.upper, design.rows)
+    values = padded(spectrum.values, k)[:k]
     # Room for one rounding: what a caller computes as `values + value_error` is still an upper bound.
-    errors = _padded(spectrum.value_error * SHORT_CHAIN + 4 * U64 * spectrum.values, k)[:k]
+    errors = padded(spectrum.value_error * SHORT_CHAIN + 4 * U64 * spectrum.values, k)[:k]
     trace = (spectrum.trace + spectrum.trace_error) * SHORT_CHAIN
     residuals = gram_residual_norms(design, basis, values, trace=trace, largest=float(upper[0]))
     defect = orthogonality_defect(basis)
     next_bound = float(upper[k]) if k < design.rows else 0.0
     following = min(next_bound, _trace_bound(trace, lower[:k]))
-    clusters = _clusters(values, residuals, defect, lower, upper)
+    clusters = clusters_of(values, residuals, defect, lower, upper)
     worst = max(float(errors.max()), float(residuals.max()))
-    status = _status(worst, float(lower[0]), tolerance)
+    status = status_of(worst, float(lower[0]), tolerance)
     return Eigenmodes(
         values=values,
         value_error=errors,
         residual_norms=residuals,
         orthogonality=defect,
-        angle_bound=_leading_angles(values, residuals, defect, upper),
+        angle_bound=leading_angles(values, residuals, defect, upper),
         clusters=clusters,
         cut=clusters[-1].stop > k,
         next_value_bound=following,
@@ -163,58 +144,10 @@ def _lifted(design: DesignMatrix, small: torch.Tensor, k: int) -> torch.Tensor:
     return basis
 
 
-def _padded(x: torch.Tensor, length: int) -> torch.Tensor:
-    """`x` with the eigenvalues that are exactly zero, and have no error, appended."""
-    return torch.nn.functional.pad(x, (0, max(0, length - x.shape[0])))
-
-
 def _trace_bound(trace: float, lower: torch.Tensor) -> float:
     """Eigenvalues are >= 0, so the next one is at most the trace minus lower bounds of those before it."""
     certified = float(lower.sum()) * (1.0 - gamma(lower.shape[0]))
     return max(0.0, (trace - certified) * SHORT_CHAIN + TINY64)
-
-
-def _clusters(
-    values: torch.Tensor, residuals: torch.Tensor, defect: float, lower: torch.Tensor, upper: torch.Tensor
-) -> tuple[Cluster, ...]:
-    """Cuts the spectrum where neighbouring enclosures are disjoint; those parts that the first k values reach."""
-    k, size = values.shape[0], lower.shape[0]
-    cuts = (torch.nonzero(lower[:-1] > upper[1:]).flatten() + 1).tolist()
-    clusters = []
-    for start, stop in zip([0, *cuts], [*cuts, size], strict=True):
-        if start >= k:
-            break
-        last = min(stop, k) - 1
-        above = float(lower[start - 1]) - float(values[start]) if start > 0 else math.inf
-        below = float(values[last]) - float(upper[stop]) if stop < size else math.inf
-        gap = min(above, below) * (1.0 - 4 * gamma(1))
-        residual = float(norm_upper(residuals[start : last + 1]))
-        angle = min(1.0, divided_by_cosine(residual / gap, defect)) if gap < math.inf else 0.0
-        clusters.append(Cluster(start, stop, gap, angle))
-    return tuple(clusters)
-
-
-def _leading_angles(values: torch.Tensor, residuals: torch.Tensor, defect: float, upper: torch.Tensor) -> torch.Tensor:
-    """Davis-Kahan for the first j + 1 vectors, each j: the norm of their residuals over the gap below them."""
-    k, size = values.shape[0], upper.shape[0]
-    largest = residuals.max().clamp(min=TINY64)
-    squares = (residuals / largest).square_()
-    # Squares that underflow are covered by the last term.
-    blocks = largest * (squares.cumsum(0) * (1.0 + gamma(k)) + k * TINY64).sqrt()
-    gaps = values[: size - 1] - upper[1 : k + 1]
-    bounds = rounded_up(blocks[: gaps.shape[0]] * divided_by_cosine(1.0, defect)) / gaps * SHORT_CHAIN
-    bounds = torch.where(gaps > 0, bounds, 1.0).clamp_(max=1.0)
-    return _padded(bounds, k)
-
-
-def _status(worst: float, largest: float, tolerance: float) -> Status:
-    relative = worst / largest if largest > 0 else (math.inf if worst > 0 else 0.0)
-    return Status.of_bound(
-        relative,
-        tolerance,
-        "the bounds hold: use them, or pass a larger tol.",
-        what="the error of values and residuals, relative to the largest eigenvalue,",
-    )
 
 
 def _repeated(factor: Eigenmodes, k: int, outputs: int, order: str) -> Eigenmodes:

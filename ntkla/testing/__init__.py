@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ntkla.linalg.errors import MissingPackageError
 from ntkla.testing.ambient import ambient_state, hostile_states
+from ntkla.testing.ball_eigenspaces import eigenspace_energies, eigenspace_parts
 from ntkla.testing.ball_solutions import (
     drift_dual,
     drift_of,
@@ -45,7 +46,7 @@ from ntkla.testing.references import (
 )
 from ntkla.testing.specs import FeatureSpec, Problem, RidgeProblem, mean_eigenvalue, targets
 from ntkla.testing.spectra import DTYPES, LAYOUTS, SPECTRUM_NAMES, TWISTS, features_with_spectrum, laid_out
-from ntkla.testing.spectral_violations import check_eigenmodes
+from ntkla.testing.spectral_violations import check_eigenmodes, check_feature_modes
 from ntkla.testing.violations import (
     Comparison,
     Violation,
@@ -90,6 +91,7 @@ __all__ = [
     "ambient_state",
     "ball_matrix",
     "check_eigenmodes",
+    "check_feature_modes",
     "check_forgetting",
     "check_ridge",
     "compare",
@@ -104,6 +106,8 @@ __all__ = [
     "drift_of",
     "dyadic",
     "dyadic_number",
+    "eigenspace_energies",
+    "eigenspace_parts",
     "eigenvalues",
     "exact_rank",
     "exact_update",

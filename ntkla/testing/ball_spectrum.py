@@ -68,9 +68,26 @@ def enclosed_eigenvalues(compute: Any, *, radius: float) -> list[Any]:
     raise BallPrecisionError(f"the eigenvalues cannot be enclosed to {radius:.3g} with up to {MOST_BITS} bits.")
 
 
+def diagonalized(matrix: Any) -> tuple[Any, list[Any]]:
+    """Nearly orthogonal columns that nearly diagonalise a symmetric `arb_mat`, and enclosures of all its eigenvalues.
+
+    Both are in descending order, at the working precision.
+    """
+    bits = flint().ctx.prec
+    q = _jacobi(matrix.mid(), bits)
+    b = q.transpose() * matrix * q
+    order = sorted(range(b.nrows()), key=lambda i: b[i, i].mid(), reverse=True)
+    ordered = flint().arb_mat([[row[i] for i in order] for row in q.tolist()])
+    return ordered, _enclosed_by(matrix, ordered)
+
+
 def _at_working_precision(a: Any, bits: int) -> list[Any]:
+    return _enclosed_by(a, _jacobi(a.mid(), bits))
+
+
+def _enclosed_by(a: Any, q: Any) -> list[Any]:
+    """Enclosures of all eigenvalues of `a`, descending, by columns that nearly diagonalise it."""
     module = flint()
-    q = _jacobi(a.mid(), bits)
     b = q.transpose() * a * q
     defect = upper(euclidean_norm((q.transpose() * q - diagonal([module.arb(1)] * a.nrows())).entries()))
     coupling = euclidean_norm((b - diagonal([b[i, i] for i in range(b.nrows())])).entries())

@@ -1,10 +1,11 @@
-"""Judging the certificates of `ntkla.eigenmodes` in ball arithmetic: eigenvalues, residuals, orthogonality, the next.
+"""Judging the certificates of `ntkla.eigenmodes` and `ntkla.feature_modes` in ball arithmetic.
 
 The eigenvalues are enclosed in order and with multiplicity: a lost or an invented copy is a violation like any other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from ntkla.testing.exact import dyadic
 from ntkla.testing.violations import Comparison, compare, compare_columns
 
 if TYPE_CHECKING:
+    from ntkla.linalg.feature_modes import FeatureModes
     from ntkla.linalg.modes import Eigenmodes
 
 # Enclosures of the exact eigenvalues are this much narrower than the bounds that they judge.
@@ -39,14 +41,38 @@ def check_eigenmodes(modes: Eigenmodes, features: torch.Tensor, *, bias: bool = 
     ]
     if k < spectrum.size and next_bound > 0:
         verdicts.append(compare(torch.zeros_like(next_bound), next_bound, _column(exact[k : k + 1]), "next value"))
-    nothing = torch.zeros_like(modes.basis)
-    residual = Exact(lambda: _residual(modes, features, bias))
-    verdicts.append(compare_columns(nothing, modes.residual_norms, residual, "residuals"))
+    return (*verdicts, *_vectors(modes, modes.basis, lambda: design_matrix(features, bias)))
+
+
+def check_feature_modes(modes: FeatureModes, features: torch.Tensor) -> tuple[Comparison, ...]:
+    """Judges `ntkla.feature_modes(features, bias=modes.bias)`: every bound except the angles.
+
+    Returns:
+        Verdicts on the spectrum, on the residual norms on the smaller side, and on the orthogonality.
+    """
+    spectrum = modes.spectrum
+    exact = _eigenvalues(features, modes.bias, spectrum.value_error.tolist())
+    turned = modes.side == "features"
+
+    def factor() -> Any:
+        phi = design_matrix(features, modes.bias)
+        return phi.transpose() if turned else phi
+
+    values = _values("spectrum", spectrum.values, spectrum.value_error, exact)
+    return (values, *_vectors(modes, modes.vectors, factor))
+
+
+def _vectors(modes: Eigenmodes | FeatureModes, vectors: torch.Tensor, factor: Callable[[], Any]) -> list[Comparison]:
+    """Residuals and orthogonality of the stored eigenvectors of `factor factor^T`."""
+    nothing, columns = torch.zeros_like(vectors), vectors.shape[1]
+    residual = Exact(lambda: _residual(factor(), ball_matrix(vectors), ball_matrix(modes.values)))
     # The norm of a column is at most the 2-norm of the matrix, which is what the bound is for.
-    limit = torch.full((modes.basis.shape[1],), modes.orthogonality, dtype=torch.float64, device=device)
-    square = nothing.new_zeros((modes.basis.shape[1],) * 2)
-    verdicts.append(compare_columns(square, limit, Exact(lambda: _defect(modes)), "orthogonality"))
-    return tuple(verdicts)
+    limit = torch.full((columns,), modes.orthogonality, dtype=torch.float64, device=vectors.device)
+    defect = Exact(lambda: _defect(ball_matrix(vectors)))
+    return [
+        compare_columns(nothing, modes.residual_norms, residual, "residuals"),
+        compare_columns(nothing.new_zeros((columns, columns)), limit, defect, "orthogonality"),
+    ]
 
 
 def _eigenvalues(features: torch.Tensor, bias: bool, bounds: list[float]) -> list[Any]:
@@ -65,11 +91,9 @@ def _column(balls: list[Any]) -> Exact:
     return Exact(lambda: flint().arb_mat([[b] for b in balls]))
 
 
-def _residual(modes: Eigenmodes, features: torch.Tensor, bias: bool) -> Any:
-    phi, vectors = design_matrix(features, bias), ball_matrix(modes.basis)
-    return phi * (phi.transpose() * vectors) - vectors * diagonal(ball_matrix(modes.values).entries())
+def _residual(factor: Any, vectors: Any, values: Any) -> Any:
+    return factor * (factor.transpose() * vectors) - vectors * diagonal(values.entries())
 
 
-def _defect(modes: Eigenmodes) -> Any:
-    vectors = ball_matrix(modes.basis)
+def _defect(vectors: Any) -> Any:
     return vectors.transpose() * vectors - diagonal([flint().arb(1)] * vectors.ncols())
