@@ -18,7 +18,7 @@ from tests.app.damaged_files import case, sound_files
 from tests.app.read_damaged_files import outcome, read
 
 ROOT = Path(__file__).resolve().parents[2]
-GATE, ALL = 4_000, 100_000
+GATE, ALL = 2_500, 100_000
 LONGEST_SECONDS = 1.0
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits memory as Linux does")
 
