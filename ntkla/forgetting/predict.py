@@ -3,10 +3,10 @@
 Objective (Prop. 1 of "Catastrophic Forgetting is Low-Rank", arXiv 2606.18024; sums, absolute ridge), with
 `R_B = Phi_B W_A^T - Y_B` the residual of the new task at the old head:
 
-    L_B(W) = 1/2 ||Phi_B W^T - Y_B||_F^2 + ridge/2 ||W - W_A||_F^2 + weight_decay/2 ||W||_F^2
+    L_B(W) = 1/2 sum_i w_i ||phi_i W^T - y_i||^2 + ridge/2 ||W - W_A||_F^2 + weight_decay/2 ||W||_F^2
 
-Its minimiser moves the head by
-`dW^T = -(Phi_B^T Phi_B + (ridge + weight_decay) I)^-1 (Phi_B^T R_B + weight_decay W_A^T)`
+over the samples i of the new task, w_i = 1 unless weights are given.  With D = diag(w), its minimiser moves the head by
+`dW^T = -(Phi_B^T D Phi_B + (ridge + weight_decay) I)^-1 (Phi_B^T D R_B + weight_decay W_A^T)`
 and the old predictions by `dF_A = Phi_A dW^T`.
 """
 
@@ -27,6 +27,7 @@ from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.errors import ArgumentError, ShapeError
 from ntkla.linalg.normal_solver import prepare
 from ntkla.linalg.precision import DEFAULT_TOLERANCE
+from ntkla.linalg.weights import SampleWeights
 
 
 def predict_forgetting(
@@ -40,6 +41,7 @@ def predict_forgetting(
     weight_decay: float = 0.0,
     head: LinearHead | None = None,
     training: Training | None = None,
+    weights: torch.Tensor | None = None,
     residual_error: torch.Tensor | None = None,
     route: str = "auto",
     tol: float | None = None,
@@ -57,6 +59,8 @@ def predict_forgetting(
         weight_decay: absolute, >= 0, pulls towards zero; needs `head`.  `from_torch_sgd` converts torch's convention.
         head: the old head W_A; used only with `weight_decay`.
         training: None for the optimum, or `GradientDescent` / `GradientFlow` for training that stops early.
+        weights: [n_B], of each new sample in the loss, any of these dtypes, taken as exact: each 0 (the sample is left
+            out) or at least 1.2e-271, one at least above 0; None for 1 each.
         residual_error: [C], bounds of the 2-norm of each residual column's own error, which the bounds then include;
             None takes `residual_new` as exact.
         route: `"primal"`, `"dual"` or `"auto"` (the cheaper); ignored with `training`.
@@ -89,10 +93,9 @@ def predict_forgetting(
     )
     bias = checks.flag("bias", bias)
     inexact = None if residual_error is None else _residual_error(residual_error, residual_new)
-    view = View(DesignMatrix(features_old, bias))
-    return drifts([view], DesignMatrix(features_new, bias), residual_new, learning, head=head, residual_error=inexact)[
-        0
-    ]
+    view, new = View(DesignMatrix(features_old, bias)), DesignMatrix(features_new, bias)
+    found = drifts([view], new, residual_new, learning, head=head, residual_error=inexact, weights=weights)
+    return found[0]
 
 
 @dataclass(frozen=True)
@@ -146,19 +149,26 @@ def drifts(
     *,
     head: LinearHead | None = None,
     residual_error: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> list[Forgetting]:
-    """`predict_forgetting` for several old tasks at once, from checked arguments; the update is solved once."""
+    """`predict_forgetting` for several old tasks at once, from checked arguments; the update is solved once.
+
+    Head and weights are checked here.
+    """
     # The drifts, their bounds, and what lies between while they are made.
     entries = sum(view.design.rows * view.of(residual[:1]).shape[1] for view in views)
     checks.memory("the drift of the old predictions", 8 * 3 * entries, new.device)
     start = _start(head, new, residual.shape[1]) if learning.weight_decay > 0 else None
     free_bias = new.bias and not learning.penalize_bias
+    counted = None if weights is None else SampleWeights.checked("weights", weights, new, residual)
     if learning.training is not None:
         mask = torch.ones(new.columns, dtype=torch.float64, device=new.device)
         if free_bias:
             mask[-1] = 0.0
         penalties, decays = learning.ridge * mask, learning.weight_decay * mask
-        update = trained_update(new, widened(residual), start, penalties, decays, learning.training, learning.tolerance)
+        update = trained_update(
+            new, widened(residual), start, penalties, decays, learning.training, learning.tolerance, counted
+        )
         if residual_error is not None:
             update = update.with_residual_error(residual_error)
         found = drifts_after_training(views, update, learning.tolerance)
@@ -172,6 +182,7 @@ def drifts(
             free_bias=free_bias,
             route=learning.route,
             tolerance=learning.tolerance,
+            weights=counted,
             targets_copied=True,
             rows_predicted=sum(view.design.rows for view in views),
         )

@@ -1,6 +1,7 @@
 """The head update of training that stops early, with its certificate.
 
-`X = -h_T(A) g_0`, `A = Phi^T Phi + D`, `g_0 = Phi^T R + decays W_A^T`, D the diagonal of penalties and decays.
+`X = -h_T(A) g_0`, `A = Phi^T Phi + P`, `g_0 = Phi^T R + decays W_A^T`, P the diagonal of penalties and decays; with
+samples' weights D it is `A = Phi^T D Phi + P`, `g_0 = Phi^T D R + decays W_A^T`.
 Computed are `A Q = Q L + E` (`linalg.diagonalization`), coordinates z with `g_0 = Q z + r`, and `-Q h_T(L) z`.
 The error has three parts.
 
@@ -54,6 +55,7 @@ from ntkla.linalg.precision import (
 )
 from ntkla.linalg.products import pieced_gamma, pieced_matmul
 from ntkla.linalg.status import UNCERTIFIED, Status
+from ntkla.linalg.weights import SampleWeights
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,11 @@ class TrainedUpdate:
     Attributes:
         update: float64 [K, C], the change of the stacked head (bias last).
         error_bound: float64 [C], 2-norm bound of each column's error.
-        gains: how the run amplifies errors of its inputs; `gains.root` bounds `||h_T(A) Phi^T||`.
+        gains: how the run amplifies errors of its inputs; `gains.root` bounds `||h_T(A) Phi^T D^1/2||`.
         escalations: what had to be done again more accurately.
         largest_eigenvalue: certified upper bound for A, which the learning rate was checked against.
         memory_estimate: bytes.
+        largest_root: upper bound of the largest entry of D^1/2.
     """
 
     update: torch.Tensor
@@ -75,10 +78,12 @@ class TrainedUpdate:
     escalations: tuple[str, ...]
     largest_eigenvalue: float
     memory_estimate: int
+    largest_root: float = 1.0
 
     def with_residual_error(self, error: torch.Tensor) -> TrainedUpdate:
-        """The same for a residual whose columns may be off by `error` [C] (2-norms): `||h_T(A) Phi^T||` times that."""
-        return replace(self, error_bound=rounded_up(self.error_bound + self.gains.root * error))
+        """The same for a residual whose columns may be off by `error` [C], 2-norms: `||h_T(A) Phi^T D||` times that."""
+        added = self.gains.root * self.largest_root * error
+        return replace(self, error_bound=rounded_up(self.error_bound + added))
 
     def status(self, relative_bound: float, tolerance: float) -> Status:
         """Certified, above the tolerance, or without a bound, each with its numbers and the remedy."""
@@ -120,6 +125,7 @@ def trained_update(
     decays: torch.Tensor,
     training: Training,
     tolerance: float = DEFAULT_TOLERANCE,
+    weights: SampleWeights | None = None,
 ) -> TrainedUpdate:
     """The exact effect of full-batch training from the old head, up to the bound that comes with it.
 
@@ -131,6 +137,7 @@ def trained_update(
         decays: weight decay of each column, float64 [K], >= 0.
         training: the optimiser and how far it runs.
         tolerance: when the relative error is not proved to be a quarter of this, A is formed again beyond float64.
+        weights: of the samples in the loss, or None for 1 each.
 
     Raises:
         TrainingDivergesError: the learning rate is not certainly stable; holds the largest one that is.
@@ -139,31 +146,35 @@ def trained_update(
     Cost: `n K^2` operations for A, about 20 K^3 for its decomposition and certificate, `6 n K C` for g_0 and `16 K^2 C`
     for the rest; `6 n K^2 + 6 K^3` more when A is formed again.  No step is ever taken.
     """
-    needed = memory_estimate(design, residual_new.shape[1])
+    needed = memory_estimate(design, residual_new.shape[1], weighted=weights is not None)
     checks.memory("the spectral forecast of finite training", needed, design.device)
     floor = float((penalties + decays).min()) / SHORT_CHAIN
-    modes = diagonalize(_hessian(normal_matrix(design), penalties, decays), floor)
+    modes = diagonalize(_hessian(normal_matrix(design, weights), penalties, decays), floor)
     if isinstance(training, GradientDescent):
         training.require_stable(modes.largest)
-    gradient = _gradient(design, residual_new, start, decays)
+    shift = () if start is None else two_product(decays[:, None], start)
+    gradient = accurate_adjoint(design, residual_new, [*shift], weights)  # g_0, rounded once
     update, bound, amplification = _apply(modes, gradient, training)
     escalations: tuple[str, ...] = ()
     if float(norm_upper(bound)) > max(tolerance / 4 * norm_lower(update), NEGLIGIBLE):
-        sharper = _hessian(accurate_normal_matrix(design), penalties, decays)
+        sharper = _hessian(accurate_normal_matrix(design, weights), penalties, decays)
         modes = certified(sharper, modes.values, modes.vectors, modes.defect, floor)
         update, bound, amplification = _apply(modes, gradient, training)
         escalations = ("the normal matrix was formed again beyond float64",)
-    return TrainedUpdate(update, bound, amplification, escalations, modes.largest, needed)
+    root = 1.0 if weights is None else weights.largest_root
+    return TrainedUpdate(update, bound, amplification, escalations, modes.largest, needed, root)
 
 
-def memory_estimate(design: DesignMatrix, outputs: int) -> int:
+def memory_estimate(design: DesignMatrix, outputs: int, weighted: bool = False) -> int:
     """Bytes at the peak, beside the inputs.
 
     Eight squares (A, Q, R, the slices of A, what `eigh` works in), a panel of columns with its slices and products, a
-    block of rows with the same, and the arrays of the update's size.
+    block of rows with the same, and the arrays of the update's size.  Weights add what is kept of each sample, and
+    scaled blocks.
     """
     k, c, m = design.columns, outputs, min(design.block_rows, design.rows)
-    return 8 * (8 * k * k + 14 * k * min(k, PANEL) + m * (4 * k + 8 * c) + 16 * k * c)
+    weights = 6 * design.rows + m * (2 * k + 8 * max(c, min(k, PANEL))) if weighted else 0
+    return 8 * (8 * k * k + 14 * k * min(k, PANEL) + m * (4 * k + 8 * c) + 16 * k * c + weights)
 
 
 def _hessian(normal: BoundedMatrix, penalties: torch.Tensor, decays: torch.Tensor) -> BoundedMatrix:
@@ -172,14 +183,6 @@ def _hessian(normal: BoundedMatrix, penalties: torch.Tensor, decays: torch.Tenso
     diagonal = matrix.diagonal()
     diagonal.add_(penalties).add_(decays)
     return BoundedMatrix(matrix, (error + 3 * U64 * float(diagonal.max())) * SHORT_CHAIN)
-
-
-def _gradient(
-    design: DesignMatrix, residual_new: torch.Tensor, start: torch.Tensor | None, decays: torch.Tensor
-) -> Bounded:
-    """g_0, formed beyond float64 and rounded once."""
-    shift = () if start is None else two_product(decays[:, None], start)
-    return accurate_adjoint(design, residual_new, [*shift])
 
 
 def _coordinates(modes: Diagonalization, gradient: Bounded) -> Coordinates:

@@ -9,6 +9,10 @@ column, in the 2-norm, with A_p the slices and A'_s, b'_q what is left after s a
 for inner length K and the doubled summation of `doubled.total`, and `u ||result||` for its rounding to float64.  In
 plain float64 it would be `gamma_K ||A||_F ||b||`: hundreds of roundings where, at level 1, one suffices; more levels
 are for results much smaller than their terms.
+
+Sample weights D enter split, `w = scale^2 rest` with scale a power of two: `Phi^T D t = (scale Phi)^T (rest scale t)`
+scales exactly on both sides, so that norms are those of the weighted problem, and `rest scale t` is kept as an
+unevaluated sum of two float64 numbers.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.doubled import total, two_product, two_sum
 from ntkla.linalg.normal import BoundedMatrix
 from ntkla.linalg.precision import NEGLIGIBLE, SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.products import pieced_gamma, pieced_matmul
 from ntkla.linalg.slicing import (
     HIGHEST_LEVEL,
     SIGNIFICAND,
@@ -34,6 +39,7 @@ from ntkla.linalg.slicing import (
     right_factors,
     slice_bits,
 )
+from ntkla.linalg.weights import SampleWeights
 
 # Columns of the right factor whose slices and products are held at a time.
 PANEL = 256
@@ -93,31 +99,57 @@ def _outputs_at(design: DesignMatrix, w: torch.Tensor, targets: torch.Tensor, le
     return Bounded(value, rounded_up(squares.sqrt() + _dropped(design, w)))
 
 
-def accurate_adjoint(design: DesignMatrix, t: torch.Tensor, terms: list[torch.Tensor]) -> Bounded:
-    """`Phi^T t + sum(terms)` for float64 t [n, C] and terms [columns, C].  Cost: 6 n columns C operations."""
-    blocks = (accurate_sum(block.T, t[rows], []) for rows, block in design.blocks())
+def accurate_adjoint(
+    design: DesignMatrix, t: torch.Tensor, terms: list[torch.Tensor], weights: SampleWeights | None = None
+) -> Bounded:
+    """`Phi^T D t + sum(terms)` for float64 t [n, C], terms [columns, C].  Cost: 6 n columns C operations (8 with D)."""
+    blocks = (_adjoint_of(block, rows, t[rows], weights) for rows, block in design.blocks())
     exact = (Bounded(term, torch.zeros_like(term[0])) for term in terms)
     value, error = _total_of(chain(blocks, exact))
-    return Bounded(value, rounded_up(error + _dropped(design, t)))
+    return Bounded(value, rounded_up(error + _dropped(design, t, weights)))
 
 
-def _dropped(design: DesignMatrix, factor: torch.Tensor) -> torch.Tensor:
-    """What a product with the features loses when flushed arithmetic drops subnormal numbers on either side."""
-    return design.flushed_mass() * norm_upper(factor, dim=0) + TINY64 * math.sqrt(factor.shape[0]) * design.frobenius()
+def _adjoint_of(block: torch.Tensor, rows: slice, t: torch.Tensor, weights: SampleWeights | None) -> Bounded:
+    """`block^T D t` for one block of rows; what scaling drops is left to `_dropped`."""
+    if weights is None:
+        return accurate_sum(block.T, t, [])
+    scale, rest = weights.split(rows)
+    left = (block * scale).T
+    right = two_product(rest, t * scale)
+    value, error = accurate_sum(left, right.high, [pieced_matmul(left, right.low)])
+    rounding = pieced_gamma(left.shape[1]) * float(norm_upper(left)) * norm_upper(right.low, dim=0)
+    rounding = rounding + 2.0 * left.shape[1] * TINY64 * math.sqrt(left.shape[0])
+    return Bounded(value, rounded_up(error + rounding))
 
 
-def accurate_normal_matrix(design: DesignMatrix) -> BoundedMatrix:
-    """`Phi^T Phi` with an error of about one rounding, where `normal_matrix` counts many.  Cost: 6 n columns^2."""
+def _dropped(design: DesignMatrix, factor: torch.Tensor, weights: SampleWeights | None = None) -> torch.Tensor:
+    """What a product with the features loses when flushed arithmetic drops subnormal numbers on either side.
+
+    With weights it is what that leaves when both sides are scaled by powers of two, at most sqrt(2) times a root, and
+    multiplied by at most 2, and what scaling itself and the doubled product drop: at most 32 tiny an entry.
+    """
+    flushed, ends = design.flushed_mass(), TINY64 * math.sqrt(factor.shape[0])
+    if weights is None:
+        return flushed * norm_upper(factor, dim=0) + ends * design.frobenius()
+    reach = 2.0 * weights.largest_root + 1.0
+    sizes = norm_upper(factor, dim=0) * reach + 32.0 * ends * reach
+    return 4.0 * reach * flushed * sizes + 64.0 * ends * reach * weights.frobenius
+
+
+def accurate_normal_matrix(design: DesignMatrix, weights: SampleWeights | None = None) -> BoundedMatrix:
+    """`Phi^T D Phi` with an error of about one rounding, where `normal_matrix` counts many.  Cost: 6 n columns^2."""
     k = design.columns
     matrix = torch.empty((k, k), dtype=torch.float64, device=design.device)
     errors = []
     for start in range(0, k, PANEL):
         columns = slice(start, start + PANEL)
-        panel = _total_of(accurate_sum(block.T, block[:, columns], []) for _, block in design.blocks())
+        panel = _total_of(_adjoint_of(block, rows, block[:, columns], weights) for rows, block in design.blocks())
         matrix[:, columns] = panel.value
         errors.append(panel.error)
-    dropped = design.flushed_mass()
-    flushed = (2.0 * design.frobenius() + dropped) * dropped
+    dropped, norm = design.flushed_mass(), design.frobenius() if weights is None else weights.frobenius
+    if weights is not None:
+        dropped *= 64.0 * (2.0 * weights.largest_root + 1.0)  # as in `_dropped`, entry by entry on both sides
+    flushed = (2.0 * norm + dropped) * dropped
     return BoundedMatrix(matrix, (float(norm_upper(torch.cat(errors))) + flushed) * SHORT_CHAIN)
 
 

@@ -40,14 +40,21 @@ def route_cost(rows: int, columns: int, outputs: int, route: str = "auto") -> Ro
 
 
 def memory_estimate(
-    design: DesignMatrix, outputs: int, route: str, *, targets_copied: bool, rows_predicted: int = 0
+    design: DesignMatrix,
+    outputs: int,
+    route: str,
+    *,
+    targets_copied: bool,
+    rows_predicted: int = 0,
+    weighted: bool = False,
 ) -> int:
     """Bytes that a solve allocates at its peak, beside its inputs.
 
     Three squares (the matrix, its mirror image while it is formed, its factor), eighteen arrays of the solution's size
     (solution, residual and correction, each with what its slices need), one block of rows (five arrays of its size, and
     twenty-four of its outputs' for their slices and partial products), for the dual route two arrays of the targets'
-    size, and for `rows_predicted` old samples their drift and its bound.
+    size, and for `rows_predicted` old samples their drift and its bound.  Weights add what is kept of each sample, one
+    block scaled by them, six blocks of outputs, and for the dual route two more arrays of the targets' size.
     """
     n, k, c, m = design.rows, design.columns, outputs, design.block_rows
     edge = k if route == "primal" else n
@@ -55,4 +62,5 @@ def memory_estimate(
     solutions = 18 * k * c
     blocks = min(m, n) * (5 * k + 24 * c)
     outputs_sized = n * c * (int(targets_copied) + (2 if route == "dual" else 0)) + 2 * rows_predicted * c
-    return _FLOAT64 * (squares + solutions + blocks + outputs_sized)
+    weights = 6 * n + min(m, n) * (k + 6 * c) + (2 * n * c if route == "dual" else 0)
+    return _FLOAT64 * (squares + solutions + blocks + outputs_sized + (weights if weighted else 0))

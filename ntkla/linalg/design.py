@@ -94,11 +94,14 @@ class DesignMatrix:
             out[rows] = pieced_matmul(block, w)
         return out
 
-    def rmatmul(self, t: torch.Tensor) -> torch.Tensor:
-        """Phi^T t in float64: t [n, m] -> [columns, m], off by at most gamma_`summands` |Phi|^T |t| (+ underflow)."""
+    def rmatmul(self, t: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Phi^T t in float64: t [n, m] -> [columns, m], off by at most gamma_`summands` |Phi|^T |t| (+ underflow).
+
+        With weights [n] it is Phi^T (weights * t), and t is multiplied block by block.
+        """
         out = torch.zeros((self.columns, t.shape[1]), dtype=torch.float64, device=self.device)
         for rows, block in self.blocks():
-            add_matmul(out, block.T, t[rows])
+            add_matmul(out, block.T, t[rows] if weights is None else t[rows] * weights[rows, None])
         return out
 
     @property

@@ -3,21 +3,23 @@
 Nothing here is trusted: a factor decides how many corrections are needed, never what is true.  In order of cost and
 strength: Cholesky of the normal matrix in float32, in float64, and the triangular factor of the stacked features
 `[Phi; sqrt(p) I]`, whose condition number is only the square root of the normal matrix's.  The dual factor works on
-the n x n Gram matrix through `A^-1 v = (v - Phi^T (G + p I)^-1 Phi v) / p`.
+the n x n Gram matrix through `A^-1 v = (v - Phi^T (G + p I)^-1 Phi v) / p`.  With sample weights all of them see the
+rows times the rounded roots of the weights.
 
 The columns are scaled by exact powers of two, so that the factor does not depend on the scale of a feature.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
 
-from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.normal import float32_normal_matrix, gram_matrix, normal_matrix
 from ntkla.linalg.normal_problem import NormalProblem
 from ntkla.linalg.slicing import power_of_two
+from ntkla.linalg.weights import SampleWeights
 
 
 class Factor(Protocol):
@@ -49,7 +51,7 @@ class _Primal:
     scale: torch.Tensor
 
     def start(self, problem: NormalProblem) -> torch.Tensor:
-        right = problem.design.rmatmul(problem.targets)
+        right = problem.design.rmatmul(problem.targets, None if problem.weights is None else problem.weights.values)
         if problem.shift is not None:
             right += problem.shift.high
         return self.solve(right)
@@ -74,7 +76,8 @@ class CholeskyFactor(_Primal):
     def build(cls, problem: NormalProblem, dtype: torch.dtype) -> CholeskyFactor | None:
         """None when the matrix is not positive definite, or not finite, in this precision."""
         double = dtype == torch.float64
-        matrix = normal_matrix(problem.design).matrix if double else float32_normal_matrix(problem.design)
+        design, weights = problem.design, problem.weights
+        matrix = normal_matrix(design, weights).matrix if double else float32_normal_matrix(design, weights)
         diagonal = matrix.diagonal().to(torch.float64) + penalty_of(problem)
         if not bool(torch.isfinite(diagonal).all()) or not bool((diagonal > 0).all()):
             return None
@@ -101,62 +104,91 @@ class QRFactor(_Primal):
         """None when a diagonal entry vanishes: the features are rank deficient and nothing is penalised."""
         design, penalty = problem.design, penalty_of(problem)
         squares = torch.zeros(design.columns, dtype=torch.float64, device=design.device)
-        for _, block in design.blocks():
+        for block in _weighted_blocks(problem):
             squares += (block * block).sum(0)
         scale = _even_scale((squares + penalty).clamp(min=2.0**-1000))
         triangle = torch.diag(penalty.sqrt() * scale)
-        for _, block in design.blocks():
+        for block in _weighted_blocks(problem):
             triangle = torch.linalg.qr(torch.cat([triangle, block * scale]), mode="r").R
         return cls(triangle, scale) if bool((triangle.diagonal() != 0).all()) else None
 
 
 class DualFactor:
-    """Cholesky factor of the (centred, when the bias is free) Gram matrix plus the penalty."""
+    """Cholesky factor of the (centred, when the bias is free) Gram matrix plus the penalty.
+
+    With weights D it is that of `D^1/2 Phi`, where centring takes the weighted means off Phi.
+    """
 
     name = "cholesky:float64"
 
-    def __init__(self, design: DesignMatrix, penalty: float, free_bias: bool, triangle: torch.Tensor) -> None:
-        self.design, self.penalty, self.free_bias, self.triangle = design, penalty, free_bias, triangle
+    def __init__(self, problem: NormalProblem, penalty: float, free_bias: bool, triangle: torch.Tensor) -> None:
+        self.design, self.weights = problem.design, problem.weights
+        self.penalty, self.free_bias, self.triangle = penalty, free_bias, triangle
 
     @classmethod
     def build(cls, problem: NormalProblem, free_bias: bool) -> DualFactor | None:
         """None when the matrix is not positive definite in float64.  Needs one penalty for all (penalised) columns."""
-        design, penalty = problem.design, float(penalty_of(problem)[0])
+        design, weights, penalty = problem.design, problem.weights, float(penalty_of(problem)[0])
         gram = gram_matrix(design).matrix
         if free_bias:
-            means = gram.mean(0)
+            means = _mean(gram, weights)
             gram -= means[:, None]
             gram -= means
-            gram += means.mean()
+            gram += means.mean() if weights is None else weights.mean(means)
+        if weights is not None:
+            gram *= weights.roots[:, None]
+            gram *= weights.roots
         gram.diagonal().add_(penalty)
         triangle, info = torch.linalg.cholesky_ex(gram)
-        return cls(design, penalty, free_bias, triangle) if int(info) == 0 else None
+        return cls(problem, penalty, free_bias, triangle) if int(info) == 0 else None
 
     def start(self, problem: NormalProblem) -> torch.Tensor:
         """`Phi^T (G + p I)^-1 Y`, plus the solution for the shift."""
-        centred = self._centred(problem.targets)
-        x = self.design.rmatmul(self._centred(torch.cholesky_solve(centred, self.triangle)))
+        x = self._columns(torch.cholesky_solve(self._rows(problem.targets), self.triangle))
         if self.free_bias:
-            x[-1] = (problem.targets - self.design.matmul(_without_bias(x))).mean(0)
+            x[-1] = _mean(problem.targets - self.design.matmul(_without_bias(x)), self.weights)
         return x if problem.shift is None else x + self.solve(problem.shift.high)
 
     def solve(self, rho: torch.Tensor) -> torch.Tensor:
         """About A^-1 rho by the identity above."""
         if not self.free_bias:
-            inner = torch.cholesky_solve(self.design.matmul(rho), self.triangle)
-            return (rho - self.design.rmatmul(inner)) / self.penalty
+            inner = torch.cholesky_solve(self._rows(self.design.matmul(rho)), self.triangle)
+            return (rho - self._columns(inner)) / self.penalty
         # e_w = (S_c + p I)^-1 (rho_w - m rho_b), e_b = rho_b / n - m^T e_w, with m^T e = mean(Phi e).
         n = self.design.rows
         ones = torch.ones((n, 1), dtype=torch.float64, device=rho.device)
-        mean = self.design.rmatmul(ones) / n
+        total, counted = (n, None) if self.weights is None else (self.weights.total, self.weights.values)
+        mean = self.design.rmatmul(ones, counted) / total
         right = _without_bias(rho - mean * rho[-1])
-        inner = torch.cholesky_solve(self._centred(self.design.matmul(right)), self.triangle)
-        x = _without_bias((right - self.design.rmatmul(self._centred(inner))) / self.penalty)
-        x[-1] = rho[-1] / n - (mean * x).sum(0)
+        inner = torch.cholesky_solve(self._rows(self.design.matmul(right)), self.triangle)
+        x = _without_bias((right - self._columns(inner)) / self.penalty)
+        x[-1] = rho[-1] / total - (mean * x).sum(0)
         return x
 
-    def _centred(self, outputs: torch.Tensor) -> torch.Tensor:
-        return outputs - outputs.mean(0) if self.free_bias else outputs
+    def _rows(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Outputs [n, C] as the factor sees them: centred, and times the roots of the weights."""
+        centred = outputs - _mean(outputs, self.weights) if self.free_bias else outputs
+        return centred if self.weights is None else centred * self.weights.roots[:, None]
+
+    def _columns(self, inner: torch.Tensor) -> torch.Tensor:
+        """The transpose of `_rows`, and back to the columns of Phi."""
+        if self.weights is None:
+            return self.design.rmatmul(inner - inner.mean(0) if self.free_bias else inner)
+        scaled = inner * self.weights.roots[:, None]
+        if self.free_bias:
+            scaled -= self.weights.values[:, None] * (scaled.sum(0) / self.weights.total)
+        return self.design.rmatmul(scaled)
+
+
+def _mean(outputs: torch.Tensor, weights: SampleWeights | None) -> torch.Tensor:
+    """The (weighted) mean over the samples, [C]."""
+    return outputs.mean(0) if weights is None else weights.mean(outputs)
+
+
+def _weighted_blocks(problem: NormalProblem) -> Iterator[torch.Tensor]:
+    """Row blocks of the features, times the rounded roots of the weights."""
+    for rows, block in problem.design.blocks():
+        yield block if problem.weights is None else block * problem.weights.roots[rows, None]
 
 
 def _without_bias(x: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,10 @@ The pseudo-inverse is discontinuous where the rank changes, so an error bound ne
 - Full row rank: with X = Phi^T alpha + eta, `X* - X = Phi^T G^-1 (Y - Phi X) - P eta`, P the projector onto the null
   space, so `||X* - X|| <= ||Y - Phi X|| / sqrt(lambda_min(G)) + ||eta||`.
 - Otherwise the truncated singular value solution is returned with an infinite bound.
+
+With sample weights, samples of weight 0 are left out.  At full row rank the others are fitted exactly, whatever their
+weights, which then play no part; otherwise everything is that of the features and targets times `sqrt(w)`, and the
+residual and the least eigenvalue are certified for the exact weights.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ from ntkla.linalg.refine import Refinement
 from ntkla.linalg.residual import residual
 from ntkla.linalg.slicing import HIGHEST_LEVEL
 from ntkla.linalg.stability import SolutionError, Stability
+from ntkla.linalg.weights import SampleWeights
 
 _MOST_CORRECTIONS = 8
 # Dividing by a singular value next to 0 reaches infinity; the least ridge stays below this by `1 / (2 sqrt(ridge))`.
@@ -132,7 +137,7 @@ Solution = Refinement | RowRankRefinement | TruncatedSolution
 
 
 def minimum_norm(
-    design: DesignMatrix, targets: torch.Tensor, *, free_bias: bool, route: str
+    design: DesignMatrix, targets: torch.Tensor, *, free_bias: bool, route: str, weights: SampleWeights | None = None
 ) -> tuple[Solution, Stability, str, RankDecision, int]:
     """Decides the rank, certifies it where it is full, and returns (solution, stability, route, rank, memory estimate).
 
@@ -141,6 +146,7 @@ def minimum_norm(
         targets: float64 [n, C].
         free_bias: whether the bias is left out of the norm that is minimised.
         route: checked, and then decided by the rank: "primal" for full column rank, "dual" for full row rank.
+        weights: of the samples, or None.
 
     Raises:
         ArgumentError, MemoryEstimateError; ScaleError for a truncated solution that is next to infinite.
@@ -149,13 +155,18 @@ def minimum_norm(
     """
     checks.choice("route", route, ROUTES)
     n, k = design.rows, design.columns
-    needed = 8 * (3 * n * k + 4 * min(n, k) ** 2 + 4 * (n + k) * targets.shape[1])
+    needed = 8 * ((3 if weights is None else 5) * n * k + 4 * min(n, k) ** 2 + 4 * (n + k) * targets.shape[1])
     checks.memory("the minimum-norm solve", needed, design.device)
-    decision, truncated = _truncated(design, targets, free_bias)
-    problem = NormalProblem(design, targets, (), None, design.frobenius())
+    if weights is not None:
+        design, targets, weights = weights.counted(design, targets)
+        n = design.rows
+    fits = n < k and not free_bias  # all samples, if their rank is full: weights do not matter then
+    decision, truncated = _truncated(design, targets, free_bias, None if fits else weights)
     full_columns = decision.rank == k - int(free_bias) and k <= n
-    if full_columns and (least := certified_least(normal_matrix(design))) > 0:
-        stability = Stability.full_rank(least, design)
+    if full_columns and (least := certified_least(normal_matrix(design, weights))) > 0:
+        frobenius = design.frobenius() if weights is None else weights.frobenius
+        problem = NormalProblem(design, targets, (), None, frobenius, weights)
+        stability = Stability.full_rank(least, design, weights)
         chain = [
             ("cholesky:float64", lambda: CholeskyFactor.build(problem, torch.float64)),
             ("qr:float64", lambda: QRFactor.build(problem)),
@@ -166,8 +177,11 @@ def minimum_norm(
         least = certified_least(gram)
         triangle, info = torch.linalg.cholesky_ex(gram.matrix)
         if least > 0 and int(info) == 0:
+            problem = NormalProblem(design, targets, (), None, design.frobenius())
             rows = RowRankRefinement(problem, triangle, least)
             return rows, rows.stability, "dual", decision, needed
+    if fits and weights is not None:
+        decision, truncated = _truncated(design, targets, free_bias, weights)
     if not float(truncated.abs().max()) <= _LARGEST_SOLUTION:
         raise ScaleError(
             "ridge=0: the minimum-norm solution is too large for its products with features to stay finite. "
@@ -197,18 +211,23 @@ def certified_least(gram: tuple[torch.Tensor, float]) -> float:
     return max(least / SHORT_CHAIN, 0.0)
 
 
-def _truncated(design: DesignMatrix, targets: torch.Tensor, free_bias: bool) -> tuple[RankDecision, torch.Tensor]:
+def _truncated(
+    design: DesignMatrix, targets: torch.Tensor, free_bias: bool, weights: SampleWeights | None
+) -> tuple[RankDecision, torch.Tensor]:
     """The numerical rank of the (centred) features and the truncated singular value solution [K, C]."""
     dense = torch.cat([block.clone() for _, block in design.blocks()])
     right = targets
     means = None
     if free_bias:
         features = dense[:, :-1]
-        means, target_means = features.mean(0), targets.mean(0)
+        means, target_means = (x.mean(0) if weights is None else weights.mean(x) for x in (features, targets))
         dense, right = features - means, targets - target_means
+        size = float(norm_upper(features if weights is None else weights.bounded(slice(None), features)))
+    if weights is not None:
+        dense, right = dense * weights.roots[:, None], right * weights.roots[:, None]
     u, s, vh = torch.linalg.svd(dense, full_matrices=False)
     # Centring leaves roundings of the size of what was centred, not of what is left.
-    largest = float(s[0]) if means is None else float(norm_upper(features))
+    largest = float(s[0]) if means is None else size
     threshold = max(dense.shape) * 2 * U64 * largest
     rank = int((s > threshold).sum())
     following = float(s[rank]) if rank < len(s) else 0.0

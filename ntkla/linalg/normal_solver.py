@@ -1,6 +1,7 @@
-"""Sets up the certified solution of `(Phi^T Phi + (ridge + decay) I) X = Phi^T Y - decay X_start`.
+"""Sets up the certified solution of `(Phi^T D Phi + (ridge + decay) I) X = Phi^T D Y - decay X_start`.
 
-Shared by `ridge_solve` (decay 0) and by the predictor of forgetting; picks the route and the chain of factors.
+D holds the samples' weights; it is the identity without any.  Shared by `ridge_solve` (decay 0) and by the predictor
+of forgetting; picks the route and the chain of factors.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ntkla.linalg.refine import Candidate, Refinement
 from ntkla.linalg.results import Result
 from ntkla.linalg.stability import SolutionError, Stability
 from ntkla.linalg.status import RANK_DEFICIENT, Status
+from ntkla.linalg.weights import SampleWeights
 
 # A float32 factor pays when it leaves at least two digits a correction.
 _FLOAT32_CONTRACTION = 1e-2
@@ -121,6 +123,7 @@ def prepare(
     free_bias: bool = False,
     route: str = "auto",
     tolerance: float = DEFAULT_TOLERANCE,
+    weights: SampleWeights | None = None,
     targets_copied: bool = False,
     rows_predicted: int = 0,
 ) -> NormalSolve:
@@ -132,15 +135,23 @@ def prepare(
         ridge, decay: >= 0; both zero means the minimum-norm solution.
         start: float64 [K, C], the head that the decay pulls towards zero; needed when decay > 0.
         free_bias: whether the bias column goes unpenalised.
+        weights: of the samples, or None for 1 each.
         targets_copied: whether `targets` is a copy that the caller made (for the memory estimate).
         rows_predicted: for how many samples the caller will multiply the solution out (likewise).
     """
     if ridge == 0 and decay == 0:
-        solution, stability, picked, rank, needed = minimum_norm(design, targets, free_bias=free_bias, route=route)
+        solution, stability, picked, rank, needed = minimum_norm(
+            design, targets, free_bias=free_bias, route=route, weights=weights
+        )
         return NormalSolve(solution, stability, picked, needed, tolerance, rank)
     picked = route_cost(design.rows, design.columns, targets.shape[1], route).route
     needed = memory_estimate(
-        design, targets.shape[1], picked, targets_copied=targets_copied, rows_predicted=rows_predicted
+        design,
+        targets.shape[1],
+        picked,
+        targets_copied=targets_copied,
+        rows_predicted=rows_predicted,
+        weighted=weights is not None,
     )
     checks.memory("the ridge solve", needed, design.device)
     mask = torch.ones(design.columns, dtype=torch.float64, device=design.device)
@@ -151,8 +162,9 @@ def prepare(
     if decay > 0:
         assert start is not None, "a decay needs the head it acts on"
         shift = two_product(-decay * mask[:, None], start)
-    problem = NormalProblem(design, targets, diagonals, shift, design.frobenius())
-    stability = Stability.ridge(ridge + decay, design, free_bias)
+    frobenius = design.frobenius() if weights is None else weights.frobenius
+    problem = NormalProblem(design, targets, diagonals, shift, frobenius, weights)
+    stability = Stability.ridge(ridge + decay, design, free_bias, weights)
     chain = _candidates(problem, ridge + decay, free_bias, picked)
     return NormalSolve(Refinement(problem, stability, chain), stability, picked, needed, tolerance)
 

@@ -1,6 +1,7 @@
 """The residual of the regularised normal equations beyond float64, with a bound on what rounding is left in it.
 
-Problem and notation: `normal_problem.py`.  Both products are taken at a level of `slicing.py`.
+Problem and notation: `normal_problem.py`.  Both products are taken at a level of `slicing.py`; weights multiply T
+between them, as an unevaluated sum of two float64 numbers.
 
 Rounding of a level-s product, with the 2-norms `a_q` of the slices and rests of the left factor and `b_q` of the rests
 of the right one: the exact part contributes nothing, the ordinary products
@@ -42,7 +43,7 @@ _ROW_RANGE = 200
 
 
 def residual(problem: NormalProblem, x: Doubled, levels: tuple[int, int], *, keep_outputs: bool = False) -> Residual:
-    """rho = Phi^T (Y - Phi x) - p x + shift with the two products at the given levels of `slicing`.
+    """rho = Phi^T D (Y - Phi x) - p x + shift with the two products at the given levels of `slicing`.
 
     Cost: `(s + 1)(s + 2) / 2` products of 2 n K C operations for each level s.  One pass over the features.
     """
@@ -50,7 +51,7 @@ def residual(problem: NormalProblem, x: Doubled, levels: tuple[int, int], *, kee
         return plain_residual(problem, x)
     run = _Pass(problem, x, levels, keep_outputs)
     for rows, block in problem.design.blocks():
-        run.add_block(block, problem.targets[rows])
+        run.add_block(rows, block, problem.targets[rows])
     return run.finish()
 
 
@@ -64,28 +65,30 @@ class _Pass:
         k = design.columns
         self.rho = Doubled(torch.zeros_like(x.high), torch.zeros_like(x.high))
         self.additions = 0
-        self.row_scales: list[float] = []  # 2-norm of each block's
-        self.grid_mass = torch.zeros_like(x.high[0])  # sum over blocks of m max_i r_i |t_i|
+        self.row_scales: list[float] = []  # 2-norm of each block's, times the roots of the weights
+        self.grid_mass = torch.zeros_like(x.high[0])  # sum over blocks of m max_i r_i w_i |t_i|
         self.output_norms: list[torch.Tensor] = []
-        self.sums = Doubled(torch.zeros_like(x.high[0]), torch.zeros_like(x.high[0]))  # of the rows of T
+        self.sums = Doubled(torch.zeros_like(x.high[0]), torch.zeros_like(x.high[0]))  # of the rows of D T
         self.bits = slice_bits(k, design.block_rows)
         self.x_bits = SIGNIFICAND - length_bits(k) - self.bits
         self.t_bits = SIGNIFICAND - length_bits(design.block_rows) - self.bits
         self.x_slices: Slices = cut(x, exponents(x.high, 0), self.x_bits, levels[0])
         self.x_factors = right_factors(self.x_slices, levels[0])
 
-    def add_block(self, block: torch.Tensor, y: torch.Tensor) -> None:
-        adjoint = self.levels[1]
+    def add_block(self, rows: slice, block: torch.Tensor, y: torch.Tensor) -> None:
+        adjoint, weights = self.levels[1], self.problem.weights
         row_exponent = torch.zeros((block.shape[0], 1), dtype=torch.int32, device=block.device)
         if max(self.levels) > 0:
             row_exponent = exponents(block, 1)
             row_exponent = row_exponent.clamp(min=int(row_exponent.max()) - _ROW_RANGE)
-            self.row_scales.append(float(norm_upper(power_of_two(row_exponent))))
+            scales = power_of_two(row_exponent)
+            self.row_scales.append(float(norm_upper(scales if weights is None else weights.bounded(rows, scales))))
         slices = cut(block, row_exponent, self.bits, max(self.levels))
         t = self._outputs_of(block, slices, y)
         if self.outputs is not None:
             self.outputs.append(t.high)
-        self.output_norms.append(norm_upper(t.high, dim=0))
+        self.output_norms.append(self.problem.outputs_norm(rows, t.high))
+        t = t if weights is None else weights.times(rows, t)
         if self.problem.design.bias:
             self.sums = _added(self.sums, column_sum(t))
         if adjoint == 0:
@@ -126,7 +129,7 @@ class _Pass:
         return Residual(value, outputs, *errors, output_norm)
 
     def _output_error(self) -> torch.Tensor:
-        """||computed T - (Y - Phi x)|| per column."""
+        """||D^1/2 (computed T - (Y - Phi x))|| per column."""
         design, level = self.problem.design, self.levels[0]
         k, whole = design.columns, self.problem.frobenius
         rows = math.sqrt(k) * math.hypot(*self.row_scales)
@@ -143,8 +146,9 @@ class _Pass:
         return rounded_up(gamma(k + 2) * ordinary + summation + underflow)
 
     def _adjoint_error(self, value: torch.Tensor, output_norm: torch.Tensor) -> torch.Tensor:
-        """||computed rho - (Phi^T T - p x + shift)|| per column, T the one that was computed."""
+        """||computed rho - (Phi^T D T - p x + shift)|| per column, T the one that was computed."""
         design, level = self.problem.design, self.levels[1]
+        weighing = 0 if self.problem.weights is None else 5  # u^2 of |Phi|^T D |T|, which the magnitude bounds
         magnitude = self.problem.small_terms(self.x)
         if level == 0:
             products = pieced_gamma(design.block_rows) * self.problem.frobenius * output_norm
@@ -154,16 +158,18 @@ class _Pass:
             step = 2.0 ** (-level * min(self.bits, self.t_bits) - 1)
             products = gamma(design.block_rows + 2) * (level + 1) * step * mass
             magnitude = magnitude + (level + 1) * (level + 2) * mass
-        summation = 2 * (self.additions + 1) ** 2 * U64**2 * magnitude
+        summation = (2 * (self.additions + 1) ** 2 + weighing) * U64**2 * magnitude
         underflow = adjoint_underflow(self.problem, output_norm, (level + 1) ** 2)
         return rounded_up(products + summation + U64 * norm_upper(value, dim=0) + underflow)
 
     def _bias_error(self, value: torch.Tensor, output_norm: torch.Tensor) -> torch.Tensor:
         """The rounding of the last row of rho: of a doubled sum, and of the terms added to it."""
-        design = self.problem.design
-        magnitude = math.sqrt(design.rows) * output_norm + self.problem.small_bias_terms(self.x)
-        count = self.additions + length_bits(design.rows) + 4
+        design, weights = self.problem.design, self.problem.weights
+        magnitude = self.problem.root_total * output_norm + self.problem.small_bias_terms(self.x)
+        count = self.additions + length_bits(design.rows) + 4 + (weights is not None)
         underflow = 8 * design.rows * TINY64  # flushed arithmetic may drop what an addition leaves
+        if weights is not None:
+            underflow += 16 * (design.rows + weights.root_total**2) * TINY64
         return rounded_up(2 * count**2 * U64**2 * magnitude + U64 * value[-1].abs() + underflow)
 
 

@@ -1,9 +1,9 @@
-"""Ridge regression with a proof: `argmin_X 1/2 ||Phi X - Y||_F^2 + ridge/2 ||X||_F^2`.
+"""Ridge regression with a proof: `argmin_X 1/2 sum_i w_i ||phi_i X - y_i||^2 + ridge/2 ||X||_F^2`.
 
 The bound.  The exact residual rho of the returned solution, in the regularised normal equations, gives
-`||X - X*|| <= ||rho|| / ridge` column by column, because `||(Phi^T Phi + ridge I)^-1|| <= 1 / ridge` (Higham, Accuracy
-and Stability, section 7.1, with the exact inverse bounded by the ridge).  `stability.py` says how the rounding of rho
-itself enters, `residual.py` how large it can be, `refine.py` how rho is driven down.
+`||X - X*|| <= ||rho|| / ridge` column by column, because `||(Phi^T D Phi + ridge I)^-1|| <= 1 / ridge`, D = diag(w)
+(Higham, Accuracy and Stability, section 7.1, with the exact inverse bounded by the ridge).  `stability.py` says how the
+rounding of rho itself enters, `residual.py` how large it can be, `refine.py` how rho is driven down.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ntkla.linalg.refine import relative_goal
 from ntkla.linalg.results import Result
 from ntkla.linalg.stability import SolutionError
 from ntkla.linalg.status import Status
+from ntkla.linalg.weights import SampleWeights
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,19 +64,22 @@ def ridge_solve(
     ridge: float,
     bias: bool = False,
     penalize_bias: bool = True,
+    weights: torch.Tensor | None = None,
     route: str = "auto",
     tol: float | None = None,
     strict: bool = False,
 ) -> RidgeSolution:
-    """Minimises `1/2 ||features X - targets||_F^2 + ridge/2 ||X||_F^2`, with a proved error bound.
+    """Minimises `1/2 sum_i weights_i ||features_i X - targets_i||^2 + ridge/2 ||X||_F^2`, with a proved error bound.
 
     Args:
         features: [n, F], float64, float32, bfloat16 or float16, any strides; taken as exact numbers.
         targets: [n, C], any of these types, same device.
-        ridge: absolute, added to `features^T features`, >= 0.  Zero means the minimum-norm solution (Moore-Penrose)
-            with the numerical rank that is reported in `diagnostics`.
+        ridge: absolute, added to `features^T diag(weights) features`, >= 0.  Zero means the minimum-norm solution
+            (Moore-Penrose) with the numerical rank that is reported in `diagnostics`.
         bias: appends a constant feature 1; its coefficients are `.bias`.
         penalize_bias: whether the ridge applies to the bias as to any coefficient.
+        weights: [n], of each sample in the loss, any of these types, taken as exact: each 0 (the sample is left out) or
+            at least 1.2e-271, one at least above 0; None for 1 each.
         route: `"primal"` (F x F), `"dual"` (n x n) or `"auto"` (the cheaper by `linalg.cost.route_cost`).
         tol: wanted relative error in the Frobenius norm, default 1e-10.  A looser one is faster.
         strict: whether a status that is not certified raises `NotCertifiedError` instead of being returned.
@@ -106,6 +110,7 @@ def ridge_solve(
         free_bias=free_bias,
         route=route,
         tolerance=tolerance,
+        weights=None if weights is None else SampleWeights.checked("weights", weights, design, targets),
         targets_copied=wide.dtype != targets.dtype,
     )
     solve.solution.reach(relative_goal(tolerance, solve.stability))

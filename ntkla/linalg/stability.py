@@ -10,6 +10,8 @@ With `A = Phi^T Phi + p I` and the residual `rho` of `residual.py`, the error is
 An unpenalised bias is eliminated: with the feature mean m and H = I - 1 1^T / n the weights solve the centred system
 `(Phi^T H Phi + p I) e_w = r_w - m r_b`, and `e_b = r_b / n - m^T e_w`.  A prediction for features phi is then off by at
 most `||phi - m|| ||e_w|| + offset`, `offset = |r_b| / n + ||d|| / sqrt(n)`.
+
+Samples with weights D: read `D^1/2 Phi` for Phi, `D^1/2 d` for d, the weighted mean for m and the total weight for n.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ import torch
 
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.normal_problem import Residual
-from ntkla.linalg.precision import SHORT_CHAIN, U64, gamma, norm_lower, norm_upper, rounded_up
+from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_lower, norm_upper, rounded_up
+from ntkla.linalg.weights import SampleWeights
 
 
 @dataclass(frozen=True)
@@ -55,41 +58,47 @@ class Stability:
 
     Attributes:
         least: lower bound of the least eigenvalue of A (of the centred A when `centre` is given).
-        gain: upper bound of ||A^-1 Phi^T||.
+        gain: upper bound of ||A^-1 Phi^T D^1/2||.
+        mass: n, or a lower bound of the samples' total weight.
         centre: the feature mean m, float64 [F], when the bias is unpenalised, else None.
         centre_error: 2-norm bound of the rounding of `centre`.
-        rows: n.
         radius: the root mean square of ||[phi_i, 1]|| when the bias is unpenalised, else 1: what an error of the
             weights amounts to in an output.
+        largest_root: upper bound of the largest entry of D^1/2.
     """
 
     least: float
     gain: float
-    rows: int
+    mass: float
     centre: torch.Tensor | None = None
     centre_error: float = 0.0
     radius: float = 1.0
+    largest_root: float = 1.0
 
     @classmethod
-    def ridge(cls, penalty: float, design: DesignMatrix, free_bias: bool) -> Stability:
+    def ridge(
+        cls, penalty: float, design: DesignMatrix, free_bias: bool, weights: SampleWeights | None = None
+    ) -> Stability:
         """For a penalty > 0 on every feature, and on the bias unless it is free."""
         least = penalty / SHORT_CHAIN
+        frobenius = design.frobenius() if weights is None else weights.frobenius
         # s / (s^2 + p) is at most 1 / (2 sqrt(p)), and at most s / p: the smaller one for features below the ridge.
-        gain = min(0.5 / math.sqrt(least), design.frobenius() / least) * SHORT_CHAIN
+        gain = min(0.5 / math.sqrt(least), frobenius / least) * SHORT_CHAIN
+        mass = design.rows if weights is None else weights.least_total
+        root = 1.0 if weights is None else weights.largest_root
         if not free_bias:
-            return cls(least, gain, design.rows)
-        ones = torch.ones((design.rows, 1), dtype=torch.float64, device=design.device)
-        centre = design.rmatmul(ones)[:-1, 0] / design.rows
-        # The mean is of the features alone; flushed arithmetic may drop small ones, and again in the division.
-        rounding = gamma(design.summands + 2) * DesignMatrix(design.features).frobenius() + 2 * design.flushed_mass()
-        error = rounding / math.sqrt(design.rows)
-        radius = design.frobenius() / math.sqrt(design.rows)
-        return cls(least, gain, design.rows, centre, error * SHORT_CHAIN, radius)
+            return cls(least, gain, mass, largest_root=root)
+        centre, error = _centre(design, weights)
+        radius = frobenius / math.sqrt(mass)
+        return cls(least, gain, mass, centre, error * SHORT_CHAIN, radius, root)
 
     @classmethod
-    def full_rank(cls, least: float, design: DesignMatrix) -> Stability:
-        """For no penalty and a certified lower bound > 0 of the least eigenvalue of Phi^T Phi (or of Phi Phi^T)."""
-        return cls(least, SHORT_CHAIN / math.sqrt(least), design.rows)
+    def full_rank(cls, least: float, design: DesignMatrix, weights: SampleWeights | None = None) -> Stability:
+        """For no penalty and a certified lower bound > 0 of the least eigenvalue of Phi^T D Phi (or of Phi Phi^T)."""
+        gain = SHORT_CHAIN / math.sqrt(least)
+        if weights is None:
+            return cls(least, gain, design.rows)
+        return cls(least, gain, weights.least_total, largest_root=weights.largest_root)
 
     @property
     def centre_norm(self) -> float:
@@ -107,7 +116,7 @@ class Stability:
         rounding = (
             3 * U64 * (norm_upper(rho[:-1], dim=0) + self.centre_norm * bias_part) + self.centre_error * bias_part
         )
-        return self._free((centred + rounding) / self.least, bias_part / self.rows)
+        return self._free((centred + rounding) / self.least, bias_part / self.mass)
 
     def rounding(self, r: Residual) -> SolutionError:
         """What the rounding inside the residual adds."""
@@ -115,12 +124,13 @@ class Stability:
         if self.centre is None:
             return SolutionError(rounded_up(weights), torch.zeros_like(weights))
         weights = weights + r.bias_error * (self.centre_norm / self.least)
-        return self._free(weights, r.bias_error / self.rows + r.output_error / math.sqrt(self.rows))
+        return self._free(weights, r.bias_error / self.mass + r.output_error / math.sqrt(self.mass))
 
     def inherited(self, targets_error: torch.Tensor) -> SolutionError:
         """What it adds when the targets themselves are off by at most `targets_error` (2-norm per column)."""
+        targets_error = targets_error * self.largest_root
         weights = torch.where(targets_error > 0.0, self.gain * targets_error, 0.0)
-        offset = torch.zeros_like(weights) if self.centre is None else targets_error / math.sqrt(self.rows)
+        offset = torch.zeros_like(weights) if self.centre is None else targets_error / math.sqrt(self.mass)
         return self._free(weights, offset)
 
     def moved(self, by: torch.Tensor) -> SolutionError:
@@ -158,3 +168,20 @@ class Stability:
             rounding = U64 * (norm_upper(features, dim=1) + self.centre_norm) + self.centre_error
             out[rows] = norm_upper(features - self.centre, dim=1) + rounding
         return rounded_up(out)
+
+
+def _centre(design: DesignMatrix, weights: SampleWeights | None) -> tuple[torch.Tensor, float]:
+    """The (weighted) mean of the features, [F], and the 2-norm bound of its rounding."""
+    ones = torch.ones((design.rows, 1), dtype=torch.float64, device=design.device)
+    features = DesignMatrix(design.features)
+    if weights is None:
+        # The mean is of the features alone; flushed arithmetic may drop small ones, and again in the division.
+        rounding = gamma(design.summands + 2) * features.frobenius() + 2 * design.flushed_mass()
+        return design.rmatmul(ones)[:-1, 0] / design.rows, rounding / math.sqrt(design.rows)
+    centre = design.rmatmul(ones, weights.values)[:-1, 0] / weights.total
+    # One rounding more for the products with the weights, and three for their total.
+    norm = float(norm_upper(weights.bounded(slice(None), features.row_norms()[:, None])))
+    rounding = gamma(design.summands + 6) * norm * weights.root_total
+    # Dropped are subnormal features, times their weights, and what underflows in products and in the division.
+    edge = 2 * math.sqrt(design.columns) * TINY64
+    return centre, (rounding + edge * (weights.root_total**2 + design.rows)) / weights.least_total + edge

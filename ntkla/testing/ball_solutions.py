@@ -2,8 +2,9 @@
 
 All of them solve normal equations, in ball arithmetic, with the inputs as stored:
 `dW^T = -(Phi_B^T Phi_B + ridge I + weight_decay I)^-1 (Phi_B^T R_B + weight_decay W_A^T)`, `dF_A = Phi_A dW^T`.
-The diagonal entry of an unpenalised bias is 0 instead of ridge + weight decay.  A ridge of zero gives the minimum-norm
-solution by exact rational arithmetic: the rank is decided, not estimated.
+Weights D of the samples make it `Phi_B^T D Phi_B` and `Phi_B^T D R_B`.  The diagonal entry of an unpenalised bias is 0
+instead of ridge + weight decay.  A ridge of zero gives the minimum-norm solution by exact rational arithmetic: the rank
+is decided, not estimated.
 """
 
 from __future__ import annotations
@@ -12,7 +13,18 @@ from typing import Any
 
 import torch
 
-from ntkla.testing.balls import Exact, ball, ball_matrix, design_integers, design_matrix, diagonal, flint, stack
+from ntkla.testing.balls import (
+    Exact,
+    ball,
+    ball_matrix,
+    design_integers,
+    design_matrix,
+    diagonal,
+    flint,
+    stack,
+    times_weights,
+)
+from ntkla.testing.exact import dyadic
 
 
 def penalties(terms: list[float], columns: int, bias: bool, penalize_bias: bool) -> list[Any]:
@@ -24,37 +36,46 @@ def penalties(terms: list[float], columns: int, bias: bool, penalize_bias: bool)
 
 
 def ridge_solution(
-    features: torch.Tensor, targets: torch.Tensor, *, ridge: float, bias: bool = False, penalize_bias: bool = True
+    features: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    ridge: float,
+    bias: bool = False,
+    penalize_bias: bool = True,
+    weights: torch.Tensor | None = None,
 ) -> Exact:
-    """argmin ||Phi X - T||^2 / 2 + ridge/2 ||X||^2, exactly: [F, C], with the bias as one more row.
+    """argmin ||D^1/2 (Phi X - T)||^2 / 2 + ridge/2 ||X||^2, exactly: [F, C], with the bias as one more row.
 
     Args:
         features: Phi, [n, F].
         targets: T, [n, C].
         ridge: >= 0; 0 gives the minimum-norm solution (the bias counted in the norm).
         bias, penalize_bias: as in `ntkla.ridge_solve`.
+        weights: the diagonal of D, [n]; None for the identity.
     """
     if ridge == 0:
-        return minimum_norm_solution(features, targets, bias=bias)
+        return minimum_norm_solution(features, targets, bias=bias, weights=weights)
 
     def compute() -> Any:
         phi = design_matrix(features, bias)
         penalty = penalties([ridge], phi.ncols(), bias, penalize_bias)
-        return regularised_solve(phi, penalty, phi.transpose() * ball_matrix(targets))
+        right = phi.transpose() * times_weights(ball_matrix(targets), weights)
+        return regularised_solve(phi, penalty, right, weights)
 
     return Exact(compute)
 
 
-def regularised_solve(phi: Any, penalty: list[Any], right: Any) -> Any:
-    """(Phi^T Phi + diag(penalty))^-1 right, [K, C], at the working precision.
+def regularised_solve(phi: Any, penalty: list[Any], right: Any, weights: torch.Tensor | None = None) -> Any:
+    """(Phi^T D Phi + diag(penalty))^-1 right, [K, C], at the working precision.
 
-    Many more columns than rows with one penalty p take `(v - Phi^T (Phi Phi^T + p I)^-1 Phi v) / p` instead.
+    Many more columns than rows with one penalty p take `(v - Phi^T (D Phi Phi^T + p I)^-1 D Phi v) / p` instead.
     """
+    weighted = times_weights(phi, weights)
     p = penalty[0]
     if phi.ncols() > 2 * phi.nrows() and p > 0 and all(other == p for other in penalty):
-        gram = phi * phi.transpose() + diagonal([p] * phi.nrows())
-        return (right - phi.transpose() * gram.solve(phi * right, algorithm="lu")) * (1 / p)
-    return (phi.transpose() * phi + diagonal(penalty)).solve(right, algorithm="lu")
+        gram = weighted * phi.transpose() + diagonal([p] * phi.nrows())
+        return (right - phi.transpose() * gram.solve(weighted * right, algorithm="lu")) * (1 / p)
+    return (phi.transpose() * weighted + diagonal(penalty)).solve(right, algorithm="lu")
 
 
 def ridge_solution_dual(features: torch.Tensor, targets: torch.Tensor, *, ridge: float, bias: bool = False) -> Exact:
@@ -73,13 +94,18 @@ def exact_rank(features: torch.Tensor, bias: bool = False) -> int:
     return int(design_integers(features, bias)[0].rank())
 
 
-def minimum_norm_solution(features: torch.Tensor, targets: torch.Tensor, *, bias: bool = False) -> Exact:
-    """Phi^+ T, exactly: [F (+ 1), C].
+def minimum_norm_solution(
+    features: torch.Tensor, targets: torch.Tensor, *, bias: bool = False, weights: torch.Tensor | None = None
+) -> Exact:
+    """Phi^+ T, exactly: [F (+ 1), C]; with weights the least-norm minimiser of the weighted loss.
 
     With the reduced row echelon form R (r non-zero rows) and the pivot columns P of Phi, Phi = P R, both of full rank,
-    hence `Phi^+ = R^T (R R^T)^-1 (P^T P)^-1 P^T`, in rational arithmetic.
+    hence `Phi^+ = R^T (R R^T)^-1 (P^T P)^-1 P^T`, in rational arithmetic; `P^T D` for P^T with weights.
     """
     module = flint()
+    if weights is not None:
+        counted = [i for i, (m, _) in enumerate(dyadic(weights)) if m]
+        features, targets, weights = features[counted], targets[counted], weights[counted]
     matrix, shift = design_integers(features, bias)
     echelon, denominator, rank = matrix.rref()
     columns = matrix.ncols()
@@ -88,7 +114,8 @@ def minimum_norm_solution(features: torch.Tensor, targets: torch.Tensor, *, bias
     rows = module.fmpq_mat(module.fmpz_mat(echelon.tolist()[:rank])) / denominator
     pivots = [next(j for j in range(columns) if echelon[i, j] != 0) for i in range(rank)]
     chosen = module.fmpq_mat(module.fmpz_mat([[row[j] for j in pivots] for row in matrix.tolist()]))
-    left = (chosen.transpose() * chosen).solve(chosen.transpose())
+    adjoint = chosen.transpose() if weights is None else chosen.transpose() * _rational_diagonal(weights)
+    left = (adjoint * chosen).solve(adjoint)
     inverse = rows.transpose() * (rows * rows.transpose()).solve(left)
 
     def compute() -> Any:
@@ -97,6 +124,14 @@ def minimum_norm_solution(features: torch.Tensor, targets: torch.Tensor, *, bias
         return pseudo * ball_matrix(targets) * module.arb((1, -shift))
 
     return Exact(compute)
+
+
+def _rational_diagonal(weights: torch.Tensor) -> Any:
+    module, size = flint(), weights.shape[0]
+    matrix = module.fmpq_mat(size, size)
+    for i, (m, e) in enumerate(dyadic(weights)):
+        matrix[i, i] = module.fmpq(m << max(e, 0), 1 << max(-e, 0))
+    return matrix
 
 
 def head_update(
@@ -109,6 +144,7 @@ def head_update(
     weight_decay: float = 0.0,
     head_weight: torch.Tensor | None = None,
     head_bias: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> Exact:
     """dW^T, exactly: [F, C], with the bias as one more row.
 
@@ -118,19 +154,20 @@ def head_update(
         ridge, bias, penalize_bias, weight_decay: as in `ntkla.predict_forgetting`.
         head_weight: W_A, [C, F]; needed with weight decay.
         head_bias: [C]; zero when None.
+        weights: of the new samples, [n_B]; None for 1 each.
     """
     if ridge == 0 and weight_decay == 0:
-        solution = minimum_norm_solution(features_new, residual_new, bias=bias)
+        solution = minimum_norm_solution(features_new, residual_new, bias=bias, weights=weights)
         return Exact(lambda: -solution.compute())
 
     def compute() -> Any:
         phi = design_matrix(features_new, bias)
-        gradient = phi.transpose() * ball_matrix(residual_new)
+        gradient = phi.transpose() * times_weights(ball_matrix(residual_new), weights)
         if head_weight is not None and weight_decay > 0:
             decay = penalties([weight_decay], phi.ncols(), bias, penalize_bias)
             gradient = gradient + diagonal(decay) * start_matrix(head_weight, head_bias, bias)
         total = penalties([ridge, weight_decay], phi.ncols(), bias, penalize_bias)
-        return -regularised_solve(phi, total, gradient)
+        return -regularised_solve(phi, total, gradient, weights)
 
     return Exact(compute)
 

@@ -1,8 +1,8 @@
 """Exact reference for training that stops early: the optimiser's own steps, in ball arithmetic.
 
-The loss is `1/2 ||Phi W^T - Y||^2 + sum_j penalty_j/2 ||w_j - w_j,A||^2 + sum_j decay_j/2 ||w_j||^2`.  For the change
-`d = W^T - W_A^T` its gradient is `A d + g_0` with `A = Phi^T Phi + diag(penalty + decay)` and
-`g_0 = Phi^T R + diag(decay) W_A^T`.
+The loss is `1/2 ||D^1/2 (Phi W^T - Y)||^2 + sum_j penalty_j/2 ||w_j - w_j,A||^2 + sum_j decay_j/2 ||w_j||^2`, D the
+diagonal of the samples' weights.  For the change `d = W^T - W_A^T` its gradient is `A d + g_0` with
+`A = Phi^T D Phi + diag(penalty + decay)` and `g_0 = Phi^T D R + diag(decay) W_A^T`.
 `torch.optim.SGD` (dampening 0) then does, from d = 0 and v = 0,
 
 - `v <- momentum v + (A d + g_0)`, `d <- d - lr v`, or with Nesterov `d <- d - lr ((A d + g_0) + momentum v)`.
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ntkla.testing.balls import Exact, ball, ball_matrix, design_matrix, diagonal, flint
+from ntkla.testing.balls import Exact, ball, ball_matrix, design_matrix, diagonal, flint, times_weights
 
 
 def gradient_descent(
@@ -34,6 +34,7 @@ def gradient_descent(
     penalties: Sequence[float] | float = 0.0,
     decays: Sequence[float] | float = 0.0,
     start: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> Exact:
     """d after `steps` steps of full-batch gradient descent, exactly: [F (+ 1), C].
 
@@ -45,10 +46,11 @@ def gradient_descent(
         penalties: pull towards the start: one number, or one for each of the F (+ 1) columns.
         decays: pull towards zero, likewise.
         start: W_A^T with the bias as last row, [F (+ 1), C]; needed when a decay is not zero.
+        weights: of the samples, [n]; None for 1 each.
     """
 
     def compute() -> Any:
-        a, g = _system(features, residual, bias, penalties, decays, start)
+        a, g = _system(features, residual, bias, penalties, decays, start, weights)
         step = _step_map(a, g, ball(lr), ball(momentum), nesterov)
         return _rows(_power(step, steps), a.nrows(), g.ncols())
 
@@ -64,6 +66,7 @@ def gradient_flow(
     penalties: Sequence[float] | float = 0.0,
     decays: Sequence[float] | float = 0.0,
     start: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> Exact:
     """d after gradient flow for `time`, exactly: [F (+ 1), C]; the arguments of `gradient_descent`.
 
@@ -71,7 +74,7 @@ def gradient_flow(
     """
 
     def compute() -> Any:
-        a, g = _system(features, residual, bias, penalties, decays, start)
+        a, g = _system(features, residual, bias, penalties, decays, start, weights)
         zeros = flint().arb_mat(g.ncols(), a.ncols())
         generator = _blocks([[-a, -g], [zeros, flint().arb_mat(g.ncols(), g.ncols())]])
         return _rows((generator * ball(time)).exp(), a.nrows(), g.ncols())
@@ -86,12 +89,14 @@ def _system(
     penalties: Sequence[float] | float,
     decays: Sequence[float] | float,
     start: torch.Tensor | None,
+    weights: torch.Tensor | None,
 ) -> tuple[Any, Any]:
     """A and g_0 of the loss in the module's docstring."""
     phi = design_matrix(features, bias)
     penalty, decay = _per_column(penalties, phi.ncols()), _per_column(decays, phi.ncols())
-    a = phi.transpose() * phi + diagonal([ball(p) + ball(d) for p, d in zip(penalty, decay, strict=True)])
-    g = phi.transpose() * ball_matrix(residual)
+    adjoint = times_weights(phi, weights).transpose()
+    a = adjoint * phi + diagonal([ball(p) + ball(d) for p, d in zip(penalty, decay, strict=True)])
+    g = adjoint * ball_matrix(residual)
     if start is not None:
         g = g + diagonal([ball(d) for d in decay]) * ball_matrix(start)
     return a, g

@@ -72,6 +72,11 @@ def design_matrix(features: torch.Tensor, bias: bool = False) -> Any:
     return flint().arb_mat([[*row, 1] for row in phi.tolist()])
 
 
+def times_weights(matrix: Any, weights: torch.Tensor | None) -> Any:
+    """Each row of an `arb_mat` times its sample's weight; the matrix itself without weights."""
+    return matrix if weights is None else diagonal(ball_matrix(weights).entries()) * matrix
+
+
 def diagonal(values: Sequence[Any]) -> Any:
     """A diagonal `arb_mat`."""
     size = len(values)

@@ -18,12 +18,22 @@ def with_bias(features: torch.Tensor) -> torch.Tensor:
     return torch.cat([features.to(torch.float64), ones], 1)
 
 
-def dense_ridge_solution(features: torch.Tensor, targets: torch.Tensor, ridge: float) -> torch.Tensor:
-    """(Phi^T Phi + ridge I)^-1 Phi^T T, [F, C], by the singular values of Phi; ridge 0 gives Phi^+ T."""
-    phi, t = features.to(torch.float64), targets.to(torch.float64)
+def dense_ridge_solution(
+    features: torch.Tensor, targets: torch.Tensor, ridge: float, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """(Phi^T Phi + ridge I)^-1 Phi^T T, [F, C], by the singular values of Phi; ridge 0 gives Phi^+ T.
+
+    With weights [n] it is that of Phi and T with their rows times the roots of the weights.
+    """
+    phi, t = _root_weighted(features, weights), _root_weighted(targets, weights)
     u, s, vt = torch.linalg.svd(phi, full_matrices=False)
     shrunk = torch.linalg.pinv(phi) @ t if ridge == 0 else vt.T @ ((s / (s * s + ridge))[:, None] * (u.T @ t))
     return torch.as_tensor(shrunk)
+
+
+def _root_weighted(x: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    wide = x.to(torch.float64)
+    return wide if weights is None else wide * weights.to(torch.float64).sqrt()[:, None]
 
 
 def dense_drift_primal(
@@ -33,13 +43,15 @@ def dense_drift_primal(
     ridge: float,
     weight_decay: float = 0.0,
     head: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """dF_A = -Phi_A (S + (ridge + weight_decay) I)^-1 (Phi_B^T R_B + weight_decay W_A^T), [n_A, C].
 
-    Here S = Phi_B^T Phi_B, and head is W_A, [C, F] (None counts as zero).
+    Here S = Phi_B^T Phi_B, and head is W_A, [C, F] (None counts as zero).  With weights [n_B] the rows of Phi_B and R_B
+    are taken times their roots.
     """
-    old, new = features_old.to(torch.float64), features_new.to(torch.float64)
-    gradient = new.T @ residual_new.to(torch.float64)
+    old, new = features_old.to(torch.float64), _root_weighted(features_new, weights)
+    gradient = new.T @ _root_weighted(residual_new, weights)
     if head is not None:
         gradient = gradient + weight_decay * head.to(torch.float64).T
     identity = torch.eye(new.shape[1], dtype=torch.float64, device=new.device)
@@ -106,13 +118,14 @@ def looped_gradient_descent(
     penalty: float = 0.0,
     decay: float = 0.0,
     start: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """dW^T after `steps` full-batch steps as `torch.optim.SGD` makes them (dampening 0), [F, C], by a loop.
 
     The loss is 1/2 ||Phi W^T - Y||^2 + penalty/2 ||W - W_A||^2 + decay/2 ||W||^2; `start` is W_A^T, [F, C], or None
-    for zeros (the residual at the start is given, so only the decay sees it).
+    for zeros (the residual at the start is given, so only the decay sees it).  Weights [n] multiply their losses.
     """
-    phi, r = features.to(torch.float64), residual.to(torch.float64)
+    phi, r = _root_weighted(features, weights), _root_weighted(residual, weights)
     change = torch.zeros((phi.shape[1], r.shape[1]), dtype=torch.float64, device=phi.device)
     begin = torch.zeros_like(change) if start is None else start.to(torch.float64)
     velocity = torch.zeros_like(change)

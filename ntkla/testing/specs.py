@@ -17,6 +17,7 @@ from ntkla.linalg.checks import LEAST_PENALTY
 from ntkla.testing.spectra import DTYPES, features_with_spectrum, normal
 
 RESIDUALS = ("random", "in_span", "orthogonal", "one_output", "zero")
+WEIGHTINGS = ("none", "ones", "uniform", "counts", "powers", "zeros", "wide", "one_huge", "one_tiny", "one_only")
 
 
 class _Short:
@@ -90,16 +91,43 @@ def targets(
     return (t * scale).to(DTYPES[dtype])
 
 
-def mean_eigenvalue(features: torch.Tensor, bias: bool = False) -> float:
-    """Mean eigenvalue of Phi^T Phi, tr(Phi^T Phi) / columns, the bias column included; 1 when it is zero."""
-    entries = features.to(torch.float64).flatten().tolist()
-    trace = math.fsum([*(v * v for v in entries), float(features.shape[0]) if bias else 0.0])
+def sample_weights(kind: str, n: int, *, seed: int = 0, dtype: str = "float64") -> torch.Tensor | None:
+    """Weights [n] of samples, at least one of them above 0; None for the kind `"none"`.
+
+    Kinds: `"ones"`; `"uniform"` in (0, 1); `"counts"` 1 to 4; `"powers"` of two; `"zeros"`, about half of them;
+    `"wide"`, 1e-12 to 1e12; `"one_huge"`, 1e12 among 1e-12; `"one_tiny"`, 1e-12 among ones; `"one_only"` that is not 0.
+    """
+    if kind == "none":
+        return None
+    generator = torch.Generator("cpu").manual_seed(seed)
+    drawn = torch.rand((n,), generator=generator, dtype=torch.float64, device="cpu").clamp(min=2.0**-40)
+    chosen = torch.arange(n, device="cpu") == seed % n
+    ones = torch.ones_like(drawn)
+    values = {
+        "ones": ones,
+        "uniform": drawn,
+        "counts": 1.0 + torch.floor(4.0 * drawn).clamp(max=3.0),
+        "powers": 2.0 ** torch.floor(80.0 * drawn - 40.0),
+        "zeros": torch.where(chosen | (drawn < 0.5), drawn, 0.0),
+        "wide": 10.0 ** (24.0 * drawn - 12.0),
+        "one_huge": torch.where(chosen, 1e12, 1e-12 * ones),
+        "one_tiny": torch.where(chosen, 1e-12, ones),
+        "one_only": torch.where(chosen, ones, 0.0),
+    }[kind]
+    return values.to(DTYPES[dtype])
+
+
+def mean_eigenvalue(features: torch.Tensor, bias: bool = False, weights: torch.Tensor | None = None) -> float:
+    """Mean eigenvalue of Phi^T D Phi, its trace over the columns, the bias column included; 1 when it is zero."""
+    rows = features.to(torch.float64).tolist()
+    counts = [1.0] * len(rows) if weights is None else weights.to(torch.float64).tolist()
+    trace = math.fsum([w * v * v for w, row in zip(counts, rows, strict=True) for v in [*row, float(bias)]])
     return trace / (features.shape[1] + int(bias)) or 1.0
 
 
-def _penalty(relative: float, features: torch.Tensor, bias: bool) -> float:
+def _penalty(relative: float, features: torch.Tensor, bias: bool, weights: torch.Tensor | None) -> float:
     """A ridge or weight decay in mean eigenvalues; one that is not 0 is at least the least that ntkla accepts."""
-    return max(relative * mean_eigenvalue(features, bias), LEAST_PENALTY) if relative > 0 else 0.0
+    return max(relative * mean_eigenvalue(features, bias, weights), LEAST_PENALTY) if relative > 0 else 0.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,6 +140,7 @@ class RidgeProblem(_Short):
         targets_kind, targets_scale, targets_dtype, seed: see `ntkla.testing.targets`.
         ridge_relative: ridge over the mean eigenvalue of Phi^T Phi (bias column included).
         bias, penalize_bias, route: passed on.
+        weighting, weights_dtype: see `sample_weights`.
     """
 
     design: FeatureSpec
@@ -124,6 +153,13 @@ class RidgeProblem(_Short):
     bias: bool = False
     penalize_bias: bool = True
     route: str = "auto"
+    weighting: str = "none"
+    weights_dtype: str = "float64"
+
+    @cached_property
+    def weights(self) -> torch.Tensor | None:
+        """The samples' weights, [n], or None."""
+        return sample_weights(self.weighting, self.design.n, seed=self.seed, dtype=self.weights_dtype)
 
     @cached_property
     def targets(self) -> torch.Tensor:
@@ -140,7 +176,7 @@ class RidgeProblem(_Short):
     @cached_property
     def ridge(self) -> float:
         """The absolute ridge."""
-        return _penalty(self.ridge_relative, self.design.tensor, self.bias)
+        return _penalty(self.ridge_relative, self.design.tensor, self.bias, self.weights)
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `ntkla.ridge_solve`."""
@@ -151,6 +187,7 @@ class RidgeProblem(_Short):
             "bias": self.bias,
             "penalize_bias": self.penalize_bias,
             "route": self.route,
+            "weights": self.weights,
         }
 
 
@@ -166,6 +203,7 @@ class Problem(_Short):
         weight_decay_relative: weight decay over the same mean; not zero brings in a head of that seed and scale.
         head_scale: multiplies the head's standard normal entries.
         bias, penalize_bias, route: passed on.
+        weighting, weights_dtype: of the new samples, see `sample_weights`.
     """
 
     old: FeatureSpec
@@ -181,6 +219,13 @@ class Problem(_Short):
     bias: bool = False
     penalize_bias: bool = True
     route: str = "auto"
+    weighting: str = "none"
+    weights_dtype: str = "float64"
+
+    @cached_property
+    def weights(self) -> torch.Tensor | None:
+        """The new samples' weights, [n_B], or None."""
+        return sample_weights(self.weighting, self.new.n, seed=self.seed, dtype=self.weights_dtype)
 
     @property
     def features_old(self) -> torch.Tensor:
@@ -207,12 +252,12 @@ class Problem(_Short):
     @cached_property
     def ridge(self) -> float:
         """The absolute ridge."""
-        return _penalty(self.ridge_relative, self.features_new, self.bias)
+        return _penalty(self.ridge_relative, self.features_new, self.bias, self.weights)
 
     @cached_property
     def weight_decay(self) -> float:
         """The absolute weight decay."""
-        return _penalty(self.weight_decay_relative, self.features_new, self.bias)
+        return _penalty(self.weight_decay_relative, self.features_new, self.bias, self.weights)
 
     @cached_property
     def head_weight(self) -> torch.Tensor | None:
@@ -243,4 +288,5 @@ class Problem(_Short):
             "bias": self.bias,
             "penalize_bias": self.penalize_bias,
             "route": self.route,
+            "weights": self.weights,
         }

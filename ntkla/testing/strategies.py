@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from ntkla.testing.specs import RESIDUALS, FeatureSpec, Problem, RidgeProblem
+from ntkla.testing.specs import RESIDUALS, WEIGHTINGS, FeatureSpec, Problem, RidgeProblem
 from ntkla.testing.spectra import DTYPES, LAYOUTS, SPECTRUM_NAMES, TWISTS
 
 SCALES = (1.0, 1e-3, 1e3, 1e-6, 1e6, 1e-12, 1e12)
@@ -70,7 +70,12 @@ def feature_specs(
 
 @st.composite
 def ridge_problems(
-    draw: st.DrawFn, *, ridge: st.SearchStrategy[float] | None = None, most: int = 9, extreme: bool = False
+    draw: st.DrawFn,
+    *,
+    ridge: st.SearchStrategy[float] | None = None,
+    most: int = 9,
+    extreme: bool = False,
+    weighted: bool = False,
 ) -> RidgeProblem:
     """Ridge regressions.
 
@@ -79,8 +84,10 @@ def ridge_problems(
         ridge: ridges relative to the mean eigenvalue; None draws `ridges()`.
         most: the largest number of samples and of features.
         extreme: also scales at the ends of the exponent range.
+        weighted: with weights of the samples.
     """
     bias, penalize_bias, route = draw(_biases_and_routes())
+    weighting, weights_dtype = draw(_weightings()) if weighted else ("none", "float64")
     return RidgeProblem(
         design=draw(feature_specs(most=most, extreme=extreme)),
         outputs=draw(lengths(4)),
@@ -92,6 +99,8 @@ def ridge_problems(
         bias=bias,
         penalize_bias=penalize_bias,
         route=route,
+        weighting=weighting,
+        weights_dtype=weights_dtype,
     )
 
 
@@ -103,6 +112,7 @@ def problems(
     weight_decay: bool = True,
     most: int = 9,
     extreme: bool = False,
+    weighted: bool = False,
 ) -> Problem:
     """Forgetting problems.
 
@@ -112,9 +122,11 @@ def problems(
         weight_decay: also draws problems with weight decay and a head (they take the primal route).
         most: the largest number of samples of a task and of features.
         extreme: also scales at the ends of the exponent range.
+        weighted: with weights of the new samples.
     """
     new = draw(feature_specs(most=most, extreme=extreme))
     bias, penalize_bias, route = draw(_biases_and_routes())
+    weighting, weights_dtype = draw(_weightings()) if weighted else ("none", "float64")
     decay = draw(st.sampled_from((0.0, 1e-3, 1.0))) if weight_decay else 0.0
     return Problem(
         old=draw(feature_specs(features=new.features, dtype=new.dtype, most=most, extreme=extreme)),
@@ -130,7 +142,14 @@ def problems(
         bias=bias,
         penalize_bias=penalize_bias,
         route="auto" if decay else route,
+        weighting=weighting,
+        weights_dtype=weights_dtype,
     )
+
+
+def _weightings() -> st.SearchStrategy[tuple[str, str]]:
+    """(weighting, weights_dtype): every kind of weights."""
+    return st.tuples(st.sampled_from(WEIGHTINGS[1:]), st.sampled_from(tuple(DTYPES)))
 
 
 def _biases_and_routes() -> st.SearchStrategy[tuple[bool, bool, str]]:

@@ -178,6 +178,7 @@ def check_ridge(solution: RidgeSolution, problem: RidgeProblem) -> tuple[Compari
         ridge=problem.ridge,
         bias=problem.bias,
         penalize_bias=problem.penalize_bias,
+        weights=problem.weights,
     )
     computed, bound = solution.solution, solution.error_bound
     if solution.bias is not None and solution.bias_error_bound is not None:
@@ -197,6 +198,7 @@ def exact_update(problem: Problem) -> Exact:
         weight_decay=problem.weight_decay,
         head_weight=problem.head_weight,
         head_bias=problem.head_bias,
+        weights=problem.weights,
     )
 
 

@@ -46,7 +46,7 @@ def sliced_or_plain(problem: NormalProblem, x: Doubled, levels: tuple[int, int])
         return residual(problem, x, levels), Doubled(high, torch.zeros_like(high))
     run = Recorded(problem, x, levels, False)
     for rows, block in problem.design.blocks():
-        run.add_block(block, problem.targets[rows])
+        run.add_block(rows, block, problem.targets[rows])
     return run.finish(), Doubled(*(torch.cat([getattr(t, part) for t in parts]) for part in ("high", "low")))
 
 

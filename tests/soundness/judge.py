@@ -108,7 +108,7 @@ _COMPARABLE = 2.0**10
 def promised_ridge(problem: RidgeProblem) -> bool:
     """Whether `ridge_solve` must be certified: the right-hand side does not cancel, nor do scales under a free bias."""
     free_and_graded = problem.bias and not problem.penalize_bias and problem.design.twist == "graded_columns"
-    return not free_and_graded and not _cancels(problem.design.tensor, problem.targets)
+    return not free_and_graded and not _cancels(problem.design.tensor, problem.targets, problem.weights)
 
 
 def promised_drift(problem: Problem) -> bool:
@@ -119,12 +119,13 @@ def promised_drift(problem: Problem) -> bool:
     mean_row = (mean_eigenvalue(problem.features_new) * problem.new.features / problem.new.n) ** 0.5
     largest_row = float(torch.linalg.vector_norm(problem.features_old.to(torch.float64), dim=1).max())
     comparable = mean_row / _COMPARABLE <= largest_row <= mean_row * _COMPARABLE
-    return comparable and not _cancels(problem.features_new, problem.residual_new)
+    return comparable and not _cancels(problem.features_new, problem.residual_new, problem.weights)
 
 
-def _cancels(features: torch.Tensor, targets: torch.Tensor) -> bool:
+def _cancels(features: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> bool:
     """Whether Phi^T T is smaller than ||Phi|| ||T|| by 2^20: then T is orthogonal to the features but for rounding."""
-    phi, t = features.to(torch.float64), targets.to(torch.float64)
+    roots = 1.0 if weights is None else weights.to(torch.float64).sqrt()[:, None]
+    phi, t = features.to(torch.float64) * roots, targets.to(torch.float64) * roots
     sizes = phi.norm() * t.norm(dim=0)
     return bool(((phi.T @ t).norm(dim=0) <= _CANCELS * sizes)[sizes > 0].any())
 
@@ -151,6 +152,7 @@ def exact_training(problem: Problem, training: GradientDescent | GradientFlow) -
         "penalties": [problem.ridge * m for m in mask],
         "decays": [problem.weight_decay * m for m in mask],
         "start": start,
+        "weights": problem.weights,
     }
     arrays = (problem.features_new, problem.residual_new)
     if isinstance(training, GradientFlow):
