@@ -7,6 +7,7 @@ was damaged later (cut short, a flipped bit) fails its checksum and is computed 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -28,19 +29,21 @@ def folder() -> Path:
     return Path(need("platformdirs", "cli").user_cache_path("ntkla", appauthor=False))
 
 
-def key_of(parts: Iterable[str | Path]) -> str:
-    """SHA-256 over the parts: texts as they are, paths by the content of their files.
+def key_of(parts: Iterable[str | bytes | Path]) -> str:
+    """SHA-256 over the parts: texts and bytes as they are, paths by the content of their files.
 
     Each part is hashed by itself first, so that no two lists of parts run together.
     """
     whole = hashlib.sha256()
     for part in parts:
-        content = part.read_bytes() if isinstance(part, Path) else part.encode()
+        content = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
         whole.update(hashlib.sha256(content).digest())
     return whole.hexdigest()
 
 
-def cached(name: str, parts: Iterable[str | Path], build: Callable[[], Arrays], note: Callable[[str], None]) -> Arrays:
+def cached(
+    name: str, parts: Iterable[str | bytes | Path], build: Callable[[], Arrays], note: Callable[[str], None]
+) -> Arrays:
     """The arrays that `build` computes from `parts`, from the cache when they are there.
 
     Args:
@@ -79,18 +82,26 @@ def _read(path: Path) -> Arrays | None:
 
 
 def _write(path: Path, arrays: Arrays) -> None:
-    save_file = need("safetensors.torch", "cli").save_file
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=path.stem, suffix=".partial", dir=path.parent)
     os.close(handle)
     try:
-        save_file(arrays, temporary, metadata={"sha256": _checksum(arrays)})
+        save(arrays, Path(temporary), {"sha256": _checksum(arrays)})
         with open(temporary, "rb") as file:
             # Without it the name may reach the disk before the content does.
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def save(arrays: Arrays, path: Path, metadata: dict[str, str]) -> None:
+    """Writes arrays to a `.safetensors` file; OSError when that fails."""
+    save_file, failed = need("safetensors.torch", "cli").save_file, need("safetensors", "cli").SafetensorError
+    try:
+        save_file(arrays, path, metadata=metadata)
+    except failed as cause:
+        raise OSError(errno.EIO, str(cause)) from cause  # how the package reports a full disk
 
 
 def _checksum(arrays: Arrays) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ntkla.app.failures import need, readable_errors
+from ntkla.app.features_command import BackboneName, features
 from ntkla.app.forecast_command import forecast
 from ntkla.app.modes_command import modes
 
@@ -19,13 +19,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class BackboneName(str, Enum):
-    """The packaged backbones; a test keeps them in step with `backbone.BACKBONES`."""
-
-    EFFICIENTNET_LITE0 = "efficientnet-lite0"
-    PIXELS = "pixels"
 
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
@@ -50,6 +43,7 @@ def _options(
 
 app.command()(forecast)
 app.command()(modes)
+app.command()(features)
 
 
 @app.command()

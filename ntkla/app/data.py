@@ -53,7 +53,8 @@ def mnist_features(
 
     def build() -> Arrays:
         images, labels = _mnist_images()
-        return {"features": backbone.features(images, progress), "labels": labels}
+        features = backbone.features(images.__getitem__, range(len(images)), backbone.edge, progress)
+        return {"features": features, "labels": labels}
 
     arrays = cached(f"mnist5k-{backbone.name}", parts, build, note)
     return arrays["features"], arrays["labels"]

