@@ -51,6 +51,11 @@ class Forgetting(Result):
     status: Status
     diagnostics: SolveDiagnostics
 
+    def update(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The update of some outputs, int64 [c], as one float64 matrix [F, c], or [F + 1, c] with the bias last."""
+        weights = self.head_update[outputs].T
+        return weights if self.bias_update is None else torch.cat([weights, self.bias_update[outputs][None]])
+
     def __str__(self) -> str:
         samples, outputs = self.drift.shape
         size = norm_lower(self.drift) / max(1, samples * outputs) ** 0.5

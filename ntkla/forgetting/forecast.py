@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, overload
 
 from ntkla.forgetting.classes import per_class
-from ntkla.forgetting.decompose import decompose
+from ntkla.forgetting.decompose_update import decompose_update
 from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.predict import Learning
@@ -20,12 +20,11 @@ from ntkla.forgetting.shared_head import drifts_of_tasks, numbers
 from ntkla.forgetting.tasks import Task, positions, require_labels_below, require_outputs
 from ntkla.forgetting.training import Training
 from ntkla.linalg import checks
-from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.errors import ArgumentError, ShapeError
-from ntkla.linalg.modes import Eigenmodes
+from ntkla.linalg.feature_modes import FeatureModes, feature_modes
 
 Olds = Task | Mapping[str, Task] | Sequence[Task]
-Modes = Eigenmodes | Mapping[str, Eigenmodes]
+Modes = FeatureModes | Mapping[str, FeatureModes]
 
 
 @overload
@@ -38,7 +37,7 @@ def forecast(
     penalize_bias: bool = True,
     weight_decay: float = 0.0,
     training: Training | None = None,
-    modes: Eigenmodes | None = None,
+    modes: FeatureModes | None = None,
     q: float = 0.9,
     top: int = 10,
     route: str = "auto",
@@ -57,7 +56,7 @@ def forecast(
     penalize_bias: bool = True,
     weight_decay: float = 0.0,
     training: Training | None = None,
-    modes: Mapping[str, Eigenmodes] | None = None,
+    modes: Mapping[str, FeatureModes] | None = None,
     q: float = 0.9,
     top: int = 10,
     route: str = "auto",
@@ -153,7 +152,7 @@ def _named(old: object) -> dict[str, Task]:
     return named
 
 
-def _named_modes(modes: object, olds: Mapping[str, Task]) -> Mapping[str, Eigenmodes | None]:
+def _named_modes(modes: object, olds: Mapping[str, Task]) -> Mapping[str, FeatureModes | None]:
     """The modes that are known, by the names of their tasks."""
     if modes is None:
         return {}
@@ -198,14 +197,21 @@ def _report(
     head: LinearHead,
     found: Forgetting,
     learning: Learning,
-    modes: Eigenmodes | None,
+    modes: FeatureModes | None,
     wanted: _Wanted,
     seconds: dict[str, float],
 ) -> ForgettingReport:
     """What a drift means for one old task."""
     outputs = numbers(old, head)
     modes = _old_modes(old, head.bias is not None, modes)
-    parts = decompose(found.drift, modes, error_bound=found.error_bound, tol=learning.tolerance)
+    parts = decompose_update(
+        found.drift,
+        found.update(outputs),
+        modes,
+        error_bound=found.error_bound,
+        update_error=found.update_error_bound[outputs],
+        tol=learning.tolerance,
+    )
     before = Predictions(*head.select(old.outputs).predict(old.features))
     after = before.moved(found.drift, found.error_bound)
     labels = None if old.labels is None else positions(old.labels, outputs)
@@ -234,18 +240,18 @@ def _report(
     )
 
 
-def _old_modes(old: Task, bias: bool, modes: Eigenmodes | None) -> Eigenmodes:
-    """All modes of the old features: those given, checked, or new ones."""
-    samples, features = old.features.shape
-    count = min(samples, features + int(bias))
+def _old_modes(old: Task, bias: bool, modes: FeatureModes | None) -> FeatureModes:
+    """The modes of the old features: those given, checked, or new ones."""
     if modes is None:
-        return eigenmodes(old.features, count, bias=bias)
-    if not isinstance(modes, Eigenmodes):
-        raise ArgumentError(f"modes: expected the result of ntkla.eigenmodes, got {type(modes).__name__}.")
-    if modes.output_index is not None or modes.basis.shape != (samples, count):
+        return feature_modes(old.features, bias=bias)
+    if not isinstance(modes, FeatureModes):
+        raise ArgumentError(f"modes: expected the result of ntkla.feature_modes, got {type(modes).__name__}.")
+    samples, columns = old.features.shape[0], old.features.shape[1] + bias
+    if (modes.spectrum.size, modes.columns, modes.bias) != (samples, columns, bias):
         raise ShapeError(
-            f"modes: expected all {count} modes of the Gram matrix of {samples} old samples, got "
-            f"{tuple(modes.basis.shape)}. Pass ntkla.eigenmodes(old.features, {count}, bias={bias})."
+            f"modes: expected those of {samples} samples in {columns} columns (bias={bias}), got those of "
+            f"{modes.spectrum.size} in {modes.columns} (bias={modes.bias}). Pass ntkla.feature_modes(old.features, "
+            f"bias={bias})."
         )
     return modes
 

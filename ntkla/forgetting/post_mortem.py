@@ -19,7 +19,8 @@ import torch
 from ntkla.forgetting.agreement import Agreement, agreement
 from ntkla.forgetting.autopsy import AS_FORECAST, CLOSE, DIFFERENT, PostMortem
 from ntkla.forgetting.classes import per_class
-from ntkla.forgetting.decompose import Decomposition, decompose
+from ntkla.forgetting.decompose import Decomposition
+from ntkla.forgetting.decompose_update import decompose_update
 from ntkla.forgetting.drift import Drift, RowSizes, drift_of, drift_scale
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.predictions import Flips, Predictions
@@ -71,7 +72,9 @@ def post_mortem(
     drift, bound = fact.drift.value, fact.drift.bound
     seen = Predictions(*after.select(old.outputs).predict(old.features))
     compared = agreement(report.drift, report.error_bound, drift, bound)
-    parts = _decomposed(report, drift, bound, tolerance)
+    parts = decompose_update(
+        drift, fact.update, report.modes, error_bound=bound, update_error=fact.update_error, tol=tolerance
+    )
     top = int(report.r_90.high)
     (inside_forecast, outside_forecast), (inside_fact, outside_fact) = (
         _split(d, top) for d in (report.decomposition, parts)
@@ -139,9 +142,17 @@ def _check(report: object, old: object, head: object, after: object) -> None:
 
 
 class _Fact(NamedTuple):
-    """The drift that happened, what one rounding of the head can add to it (its norm), and how exactly it is known."""
+    """What happened, and how exactly it is known.
+
+    Attributes:
+        drift: of the old predictions; update: of the head, [columns, C], off by at most `update_error` (2-norms, [C]).
+        rounding: what one rounding of the head can add to the drift, as a norm.
+        status: of the drift.
+    """
 
     drift: Drift
+    update: torch.Tensor
+    update_error: torch.Tensor
     rounding: float
     status: Status
 
@@ -159,12 +170,7 @@ def _fact(
     relative = ratio(size, drift_scale(design, change.high, drift, size / tolerance))
     remedy = "the two heads are all but equal, and their difference is known no better in float64."
     once = UNIT_ROUNDOFF[after.weight.dtype] * float(norm_upper(sizes.distances)) * float(norm_upper(now))
-    return _Fact(drift, once * SHORT_CHAIN, Status.of_bound(relative, tolerance, remedy))
-
-
-def _decomposed(report: ForgettingReport, drift: torch.Tensor, bound: torch.Tensor, tolerance: float) -> Decomposition:
-    """The fact's energy in the modes that the forecast's was split over."""
-    return decompose(drift, report.modes, error_bound=bound, tol=tolerance)
+    return _Fact(drift, change.high, left, once * SHORT_CHAIN, Status.of_bound(relative, tolerance, remedy))
 
 
 def _split(parts: Decomposition, top: int) -> tuple[float, float]:

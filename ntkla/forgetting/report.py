@@ -14,7 +14,7 @@ from ntkla.forgetting.predictions import Flips, Predictions
 from ntkla.forgetting.ranks import Rank
 from ntkla.forgetting.samples import SampleDrift
 from ntkla.linalg.decisions import Decision
-from ntkla.linalg.modes import Eigenmodes
+from ntkla.linalg.feature_modes import FeatureModes
 from ntkla.linalg.precision import norm_lower
 from ntkla.linalg.results import Result, wrapped
 from ntkla.linalg.status import Status
@@ -37,7 +37,7 @@ class ForgettingReport(Result):
         k_star: k_G for the kernel of all C outputs, in whole eigenspaces: C k_G.
         forgetting: the head update and how it was reached.
         decomposition: the drift's energy in each mode of G_AA.
-        modes: the eigenmodes of G_AA.
+        modes: all modes of G_AA, held through its smaller side.
         training: what was forecast, in words.
         seconds: wall time of each part, and `"total"`.
         status: of the drift, for the tolerance that was asked for.
@@ -59,7 +59,7 @@ class ForgettingReport(Result):
     k_star: Rank
     forgetting: Forgetting
     decomposition: Decomposition
-    modes: Eigenmodes
+    modes: FeatureModes
     training: str
     seconds: dict[str, float]
     status: Status

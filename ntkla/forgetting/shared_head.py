@@ -39,7 +39,9 @@ def drifts_of_tasks(olds: Sequence[Task], new: Task, head: LinearHead, learning:
         for task, shared in zip(olds, both, strict=True)
     ]
     design = DesignMatrix(new.features, bias)
-    found = drifts(views, design, residual.value, learning, head=trained, residual_error=residual.error)
+    found = drifts(
+        views, design, residual.value, learning, head=trained, residual_error=residual.error, weights=new.weights
+    )
     return [
         _spread(one, numbers(task, head), shared, numbers(new, head), head.outputs)
         for one, task, shared in zip(found, olds, both, strict=True)

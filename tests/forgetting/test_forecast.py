@@ -272,7 +272,7 @@ def test_text_and_dictionary() -> None:
         (OLD, NEW, HEAD, {"q": 1.5}, ArgumentError),
         (OLD, NEW, HEAD, {"top": -1}, ArgumentError),
         (OLD, NEW, HEAD, {"modes": 3}, ArgumentError),
-        (OLD, NEW, HEAD, {"modes": ntkla.eigenmodes(OLD.features, 2)}, ShapeError),
+        (OLD, NEW, HEAD, {"modes": ntkla.feature_modes(OLD.features)}, ShapeError),
         (OLD, NEW, HEAD, {"tol": 0.0}, ArgumentError),
     ],
 )

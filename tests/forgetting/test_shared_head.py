@@ -71,6 +71,19 @@ def test_accuracy_counts_the_tasks_own_outputs_only():
         assert float(accuracy) == float((named == old.labels).double().mean())
 
 
+@pytest.mark.parametrize("training", [None, GradientDescent(1e-3, 20, 0.5)])
+def test_a_weight_of_three_is_a_sample_seen_three_times(training):
+    new, old = task(4, [2, 0, 3]), task(3, None)
+    counts = torch.arange(12) % 4
+    weighted = Task(new.features, new.targets, outputs=new.outputs, weights=counts.to(torch.float32))
+    rows = torch.arange(12).repeat_interleave(counts)
+    repeated = Task(new.features[rows], new.targets[rows], outputs=new.outputs)
+    one, other = (forecast(old, task, HEAD, ridge=0.1, training=training) for task in (weighted, repeated))
+    assert bool(((one.drift - other.drift).abs() <= one.error_bound + other.error_bound).all())
+    assert one.status.certified
+    assert bool((one.drift != forecast(old, new, HEAD, ridge=0.1, training=training).drift)[:, [0, 2, 3]].all())
+
+
 def test_several_tasks_are_forecast_as_each_alone():
     olds = {"first": task(3, None), "second": task(5, [0, 2], samples=30), "third": task(6, [1])}
     new = task(4, [2, 0, 3])
