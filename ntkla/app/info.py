@@ -7,15 +7,18 @@ import platform
 import re
 import textwrap
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
 import ntkla
 from ntkla.app import cache
+from ntkla.linalg import checks
 from ntkla.linalg.errors import MissingPackageError
 from ntkla.linalg.precision import flushes_subnormals
 from ntkla.linalg.probe import conventional_products
 
+_CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _NEEDED = ("torch", "numpy", "scipy")
 _OPTIONAL = (
     "threadpoolctl",
@@ -35,6 +38,7 @@ def describe() -> str:
     sections = {
         "versions": _versions(),
         "devices": _devices(),
+        "memory": _memory(),
         "threads": _threads(),
         "linear algebra": _linear_algebra(),
         "primitives": _primitives(),
@@ -84,6 +88,14 @@ def _processor() -> str:
     return named.group(1) if named else platform.processor() or platform.machine()
 
 
+def _memory() -> Entries:
+    free = ("free now", f"{checks.available_memory(torch.device('cpu')) / 1e9:.1f} GB")
+    limits = [(path, path.read_text(encoding="ascii").strip()) for path in _CGROUPS if path.exists()]
+    # Without a limit the first kind of file says "max", the second a number near 2^63.
+    stated = [f"{int(limit) / 1e9:.1f} GB" for _, limit in limits if limit.isdecimal() and int(limit) < 2**60]
+    return [free, ("limit of the container", stated[0] if stated else "none")]
+
+
 def _threads() -> Entries:
     count = os.cpu_count() or 1
     set_by = [f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ]
@@ -115,21 +127,34 @@ def _device_names() -> list[str]:
 
 
 def _primitives() -> Entries:
-    """What each primitive ran on a tiny example, for each type of input."""
-    forced = os.environ.get("NTKLA_BACKEND")
-    why = f"NTKLA_BACKEND={forced}" if forced else "automatic choice"
-    entries = []
+    """What each primitive ran on a tiny example, for each type of input, and why."""
+    entries = [("implementation", f"torch: the only one, on every device and for every size ({_chosen()})")]
     for device in _device_names():
         for dtype in (torch.float64, torch.float32, torch.bfloat16):
             x = torch.ones((2, 2), dtype=dtype, device=device)
             for name, call in (("gram", ntkla.gram), ("normal_matmul", lambda x: ntkla.normal_matmul(x, x))):
                 try:
                     call(x)
-                    ran = f"{ntkla.last_dispatch()} ({why})"
+                    ran = f"{ntkla.last_dispatch()} ({_why(dtype)})"
                 except ntkla.NtklaError as error:
-                    ran = f"refused ({why}): {error}"
+                    ran = f"refused ({_chosen()}): {error}"
                 entries.append((f"{name} {device} {str(dtype).removeprefix('torch.')}", ran))
     return entries
+
+
+def _chosen() -> str:
+    """What decides between implementations here."""
+    forced = os.environ.get("NTKLA_BACKEND")
+    return f"NTKLA_BACKEND={forced}" if forced else "NTKLA_BACKEND is not set"
+
+
+def _why(dtype: torch.dtype) -> str:
+    """Why the example was multiplied in the type that it was."""
+    if dtype == torch.float64:
+        return "float64 stays float64"
+    if (ntkla.last_dispatch() or "").endswith("float64"):
+        return "float32 products are lowered here, so float64 is taken"
+    return "what is narrower than float64 is summed in float32"
 
 
 def _cache() -> Entries:

@@ -1,0 +1,47 @@
+"""`ntkla info`: why a primitive runs as it does, and how much memory there is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ntkla.app import info
+
+
+@pytest.fixture
+def lowered():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def described() -> str:
+    return " ".join(info.describe().split())
+
+
+def test_each_type_says_why_it_is_multiplied_in_which():
+    said = described()
+    assert "gram cpu float64 torch:gram:float64 (float64 stays float64)" in said
+    assert "gram cpu bfloat16 torch:gram:float32 (what is narrower than float64 is summed in float32)" in said
+
+
+def test_a_lowered_precision_is_the_reason_for_float64(lowered):
+    assert "torch:gram:float64 (float32 products are lowered here, so float64 is taken)" in described()
+
+
+def test_what_chooses_the_implementation(monkeypatch):
+    monkeypatch.delenv("NTKLA_BACKEND", raising=False)
+    assert "for every size (NTKLA_BACKEND is not set)" in described()
+    monkeypatch.setenv("NTKLA_BACKEND", "torch")
+    assert "for every size (NTKLA_BACKEND=torch)" in described()
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"), [("max", "none"), (str(2**63 - 4096), "none"), ("8000000000\n", "8.0 GB"), (None, "none")]
+)
+def test_the_limit_of_a_container(content, wanted, monkeypatch, tmp_path):
+    if content is not None:
+        (tmp_path / "memory.max").write_text(content)
+    monkeypatch.setattr(info, "_CGROUPS", (tmp_path / "memory.max",))
+    assert f"limit of the container {wanted} " in described()
