@@ -68,16 +68,18 @@ def logarithmic(axis: Any, *values: Floats, least: float = 0.0) -> bool:
     high = float(shown.max())
     low = min(max(float(shown.min()), least, high * 10.0**-_DECADES), high)
     axis.set_yscale("log", nonpositive="mask")
-    # Whole decades with a little air, within what float64 can hold.
-    axis.set_ylim(10.0 ** max(math.floor(math.log10(low)) - 0.3, -307.0), 10.0 ** (math.ceil(math.log10(high)) + 0.3))
+    # Whole decades with some air, at least one, within what float64 can hold.
+    axis.set_ylim(10.0 ** max(math.floor(math.log10(low) - 0.2), -307), 10.0 ** math.ceil(math.log10(high) + 0.2))
     return True
 
 
 def counting_axis(axis: Any, count: int) -> None:
-    """A logarithmic x axis for the numbers 1 to `count`."""
+    """A logarithmic x axis for the numbers 1 to `count`, with more ticks where there are few decades."""
     axis.set_xscale("log")
     axis.set_xlim(0.8, 1.25 * max(count, 2))
     ticker = need("matplotlib.ticker", "cli")
+    if count < 100:
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
     axis.xaxis.set_minor_formatter(ticker.NullFormatter())
 
@@ -97,8 +99,20 @@ def legend_below(part: Any, *axes: Any, columns: int = 3) -> None:
     )
 
 
+def heading(part: Any, text: str) -> None:
+    """The title of a panel, from its left edge on: wider than the axes, which names may push to the right."""
+    part.suptitle(text, x=0.01, ha="left", fontsize=9.5)
+
+
+def whole_numbers(axis: Any) -> None:
+    """No ticks between the whole numbers of an x axis."""
+    axis.xaxis.set_major_locator(need("matplotlib.ticker", "cli").MaxNLocator(integer=True))
+
+
 def note(axis: Any, text: str) -> None:
-    """An empty axis that says why it is empty."""
+    """Empties an axis, and says in it why."""
+    for line in list(axis.get_lines()):
+        line.remove()
     axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", color=GREY, fontsize=8)
     axis.set_xticks([])
     axis.set_yticks([])
@@ -124,9 +138,10 @@ def middle(decision: Decision) -> float:
 
 
 def plain(text: str, limit: int) -> str:
-    """A name as the font can draw it, on one line and at most `limit` characters long, none read as mathematics."""
+    """A name as the font can draw it, no mathematics in it, on one line of at most `limit` characters."""
     manager = need("matplotlib.font_manager", "cli")
     known = manager.get_font(manager.findfont(manager.FontProperties())).get_charmap()
     drawable = "".join(c if ord(c) in known else "?" for c in " ".join(text.split()))
-    shortened = drawable if len(drawable) <= limit else drawable[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
-    return shortened.replace("$", r"\$")
+    if len(drawable) > limit:
+        drawable = drawable[: limit // 2] + "\N{HORIZONTAL ELLIPSIS}" + drawable[len(drawable) - (limit - 1) // 2 :]
+    return drawable.replace("$", r"\$")

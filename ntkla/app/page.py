@@ -19,7 +19,7 @@ from ntkla.linalg.precision import norm_upper
 
 _INCHES_WIDE = 7.2
 _DOTS_PER_INCH = 200
-_CHARACTERS_WIDE = 112
+_CHARACTERS_WIDE = 125
 _STYLE = {"axes.labelsize": 8.5, "xtick.labelsize": 8, "ytick.labelsize": 8, "axes.axisbelow": True}
 
 
@@ -78,7 +78,7 @@ def _size(report: ForgettingReport) -> float:
 
 def _of(name: str, reports: Mapping[str, ForgettingReport]) -> str:
     """Which task, where there are several."""
-    return "" if len(reports) == 1 else f", old task {plain(name, page_classes.NAME)}"
+    return "" if len(reports) == 1 else f": {plain(name, 22)}"
 
 
 def _samples(
@@ -92,13 +92,16 @@ def _samples(
         title = "(b) Forecast and fact" + _of(focus, reports)
         page_samples.forecast_and_fact(part, reports[focus], facts[focus], labels, title)
     else:
-        page_samples.margins(part, reports[focus], "(b) Who changes class" + _of(focus, reports))
+        title = "(b) Who changes class" if reports[focus].drift.shape[1] > 1 else "(b) Output before and after"
+        page_samples.margins(part, reports[focus], title + _of(focus, reports))
 
 
 def _tasks(part: Any, reports: Mapping[str, ForgettingReport], facts: Mapping[str, PostMortem]) -> None:
     lines = page_classes.accuracy_lines(reports, facts)
     if lines:
-        page_classes.tasks(part, lines, "(c) Accuracy on old tasks", "accuracy")
+        missing = len(reports) - len(lines)
+        what = "accuracy" + (f" ({missing} without labels)" if missing else "")
+        page_classes.tasks(part, lines, "(c) Accuracy on old tasks", what)
     else:
         kept = page_classes.kept_lines(reports, facts)
         page_classes.tasks(part, kept, "(c) Predicted classes that stay", "share of the samples")
@@ -111,7 +114,7 @@ def _classes(
         page_classes.drifts(part, reports[focus], "(d) How far samples drift" + _of(focus, reports))
         return
     shown = min(len(lines), page_classes.CLASSES)
-    many = "" if shown == len(lines) else f", {shown} most forgotten of {len(lines):,}"
+    many = "" if shown == len(lines) else f", the {shown} most forgotten of {len(lines):,}"
     page_classes.classes(part, lines, "(d) Class by class" + many)
 
 
@@ -119,15 +122,15 @@ def _caption(focus: str, reports: Mapping[str, ForgettingReport]) -> str:
     """What was forecast, how exactly, and which task is shown where there are several."""
     report = reports[focus]
     bound = float(report.error_bound.max())
-    proved = (
-        f"each entry of the drift within {bound:.1e} of the exact one"
-        if math.isfinite(bound)
-        else "some entries of the drift have no bound"
-    )
+    proved = "Some entries of the drift have no proven bound."
+    if math.isfinite(bound):
+        proved = (
+            f"Each entry of the drift is proved to be within {bound:.1e} of the exact one, in units of the outputs."
+        )
     shown = (
         "" if len(reports) == 1 else f" (a), (b): {plain(focus, 40)}, which drifts most of {len(reports)} old tasks."
     )
-    said = f"Forecast of: {plain(report.training, 300)}. Proved: {proved}, in units of the outputs.{shown}"
+    said = f"Forecast of: {plain(report.training, 300)}. {proved}{shown}"
     return "\n".join(textwrap.wrap(said, _CHARACTERS_WIDE))
 
 

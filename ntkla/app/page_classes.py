@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ntkla.app.axes import array, interval, legend_below, middle, note, plain, power_of_ten
+from ntkla.app.axes import array, heading, interval, legend_below, middle, note, plain, power_of_ten
 from ntkla.app.canvas import BLACK, BLUE, GREY, VERMILION
 from ntkla.forgetting.autopsy import PostMortem
 from ntkla.forgetting.classes import ClassForgetting
@@ -17,12 +17,12 @@ from ntkla.forgetting.report import ForgettingReport
 from ntkla.linalg.decisions import Decision
 
 TASKS, CLASSES = 12, 20
-NAME = 14
+NAME = 16
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a panel: a share before, as forecast, and as it came; None where it is not known."""
+    """One row of a panel: its name as it is drawn, and a share before, as forecast, and as it came (None: unknown)."""
 
     name: str
     before: Decision
@@ -49,7 +49,7 @@ def accuracy_lines(reports: Mapping[str, ForgettingReport], facts: Mapping[str, 
     for name, report in reports.items():
         if report.accuracy_before is not None and report.accuracy_forecast is not None:
             fact = facts[name].accuracy_after if name in facts else None
-            found.append(Line(name, report.accuracy_before, report.accuracy_forecast, fact))
+            found.append(Line(plain(name, NAME), report.accuracy_before, report.accuracy_forecast, fact))
     return found
 
 
@@ -61,7 +61,7 @@ def kept_lines(reports: Mapping[str, ForgettingReport], facts: Mapping[str, Post
 
     return [
         Line(
-            name,
+            plain(name, NAME),
             Decision(1.0, 1.0),
             kept(report.flips.count, len(report.drift)),
             kept(facts[name].flips.count, len(report.drift)) if name in facts else None,
@@ -76,7 +76,7 @@ def class_lines(reports: Mapping[str, ForgettingReport], facts: Mapping[str, Pos
     for name, report in reports.items():
         happened = {c.label: c.accuracy_forecast for c in _classes(facts.get(name))}
         for c in _classes(report):
-            label = f"{c.label}" if len(reports) == 1 else f"{name}: {c.label}"
+            label = f"{c.label}" if len(reports) == 1 else f"{plain(name, NAME)}: {c.label}"
             fact = happened.get(c.label)
             found.append(ClassLine(label, c.accuracy_before, c.accuracy_forecast, fact, c.drift_rms, c.drift_error))
     return sorted(found, key=lambda line: (-line.lost, -line.rms))
@@ -86,20 +86,22 @@ def _classes(result: ForgettingReport | PostMortem | None) -> Sequence[ClassForg
     return () if result is None or result.classes is None else result.classes
 
 
-def tasks(part: Any, lines: Sequence[Line], title: str, what: str, numbers: bool = True) -> None:
+def tasks(part: Any, lines: Sequence[Line], title: str, what: str) -> None:
     """Panel (c): one row a task, its share before, as forecast and as it came, and the same as numbers."""
     axis = part.subplots()
-    axis.set_title(title)
+    heading(part, title)
     shown = _most(lines, TASKS)
     _dumbbells(axis, shown)
     _rows(axis, shown)
+    axis.set_xticks([0.0, 0.5, 1.0])
     axis.set_xlabel(what if len(shown) == len(lines) else f"{what}; {len(shown)} of {len(lines)} tasks")
     for place, line in enumerate(shown):
         text = f"{interval(line.before)} \N{RIGHTWARDS ARROW} {interval(line.forecast)}"
         text += "" if line.fact is None else f" ({interval(line.fact)})"
         axis.text(1.03, place, text, transform=axis.get_yaxis_transform(), va="center", fontsize=8)
     header = "before \N{RIGHTWARDS ARROW} forecast" + (" (after)" if any(line.fact for line in shown) else "")
-    axis.text(1.03, -0.02, header, transform=axis.transAxes, va="top", fontsize=8, color=GREY)
+    below = {"xytext": (0, -18), "textcoords": "offset points", "va": "top"}
+    axis.annotate(header, (1.03, 0), xycoords="axes fraction", fontsize=8, color=GREY, **below)
     legend_below(part, axis)
 
 
@@ -117,34 +119,25 @@ def classes(part: Any, lines: Sequence[ClassLine], title: str) -> None:
     unit, per = power_of_ten(rms)
     place, known = np.arange(len(shown)), np.isfinite(error)
     left.barh(place, rms / unit, height=0.55, color="#C7DCEB", zorder=2)
-    left.errorbar(
-        rms[known] / unit,
-        place[known],
-        xerr=error[known] / unit,
-        fmt="D",
-        color=BLUE,
-        markersize=3,
-        elinewidth=1,
-        capsize=2,
-        label="drift $\\pm$ bound",
-    )
+    look: dict[str, Any] = {"color": BLUE, "markersize": 3}
+    if known.any():
+        bars = {"xerr": error[known] / unit, "elinewidth": 1, "capsize": 2}
+        left.errorbar(rms[known] / unit, place[known], fmt="D", label="drift $\\pm$ bound", **bars, **look)
     if not known.all():
-        left.plot(
-            rms[~known] / unit, place[~known], "D", color=BLUE, mfc="white", markersize=3, label="drift, no bound"
-        )
+        left.plot(rms[~known] / unit, place[~known], "D", mfc="white", label="drift, no bound", **look)
     left.set_xlim(0, 1.12 * float((rms / unit).max()) or 1.0)
     left.set_xlabel(f"rms drift{per}")
     _dumbbells(right, shown)
     _rows(left, shown)
     right.set_xlabel("accuracy")
-    left.set_title(title)
+    heading(part, title)
     legend_below(part, left, right, columns=4 if known.all() else 3)
 
 
 def drifts(part: Any, report: ForgettingReport, title: str) -> None:
     """Panel (d) without labels: how far the samples drift."""
     axis = part.subplots()
-    axis.set_title(title)
+    heading(part, title)
     sizes = size_of(report.drift, report.error_bound, dim=1)
     rms = array(sizes.value) / report.drift.shape[1] ** 0.5
     if not rms.any():
@@ -182,6 +175,8 @@ def _dumbbells(axis: Any, lines: Sequence[Line]) -> None:
 
 
 def _rows(axis: Any, lines: Sequence[Line]) -> None:
-    axis.set_yticks(range(len(lines)), [plain(line.name, NAME) for line in lines], fontsize=8)
-    axis.set_ylim(len(lines) - 0.4, -0.6)
+    axis.set_yticks(range(len(lines)), [line.name for line in lines], fontsize=8)
+    # Few rows stand close together in the middle.
+    air = max(4 - len(lines), 0) / 2
+    axis.set_ylim(len(lines) - 0.4 + air, -0.6 - air)
     axis.grid(visible=False, axis="y")

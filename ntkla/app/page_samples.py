@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ntkla.app.axes import Floats, array, evenly, legend_below, logarithmic, note, power_of_ten
+from ntkla.app.axes import Floats, array, evenly, heading, legend_below, logarithmic, note, power_of_ten, whole_numbers
 from ntkla.app.canvas import BLACK, BLUE, GREY, VERMILION
 from ntkla.forgetting.autopsy import PostMortem
 from ntkla.forgetting.predictions import Predictions
@@ -32,7 +32,7 @@ def forecast_and_fact(
     unit, per = power_of_ten(expected, happened)
     upper.plot(expected / unit, happened / unit, "o", color=BLUE, markersize=3.5, mew=0, alpha=0.5)
     upper.axline((0, 0), slope=1, color=GREY, linewidth=0.8, zorder=0)
-    upper.set_title(title)
+    heading(part, title)
     own = "drift of the own class" if labels is not None else "drift of an output"
     upper.set_xlabel(f"{own}, forecast{per}")
     upper.set_ylabel(f"that happened{per}")
@@ -40,7 +40,7 @@ def forecast_and_fact(
     lower.set_xlabel(f"{of_all}, by |forecast drift|")
     entries = report.drift.numel()
     lower.set_title(
-        f"{fact.beyond_bounds:,} of all {entries:,} beyond the limit; relative {fact.relative_difference:.1e}",
+        f"{fact.beyond_bounds:,} of {entries:,} beyond both bounds; relative {fact.relative_difference:.2g}",
         fontsize=8,
     )
     legend_below(part, lower)
@@ -67,12 +67,13 @@ def _difference(axis: Any, expected: Floats, happened: Floats, limit: Floats) ->
         nothing = "forecast and fact are equal" if not difference.any() else "no bound"
         note(axis, nothing)
         return
-    known = "proven limit" if proved.all() else f"proven limit ({np.count_nonzero(~proved):,} have none)"
+    known = "proven limit" if proved.all() else f"proven limit (none for {np.count_nonzero(~proved):,})"
     axis.plot(place[proved], limit[proved], "_", color=VERMILION, markersize=4, label=known)
     equal = np.count_nonzero(difference == 0)
     label = "|forecast $-$ fact|" + (f" (0 in {equal:,})" if equal else "")
     axis.plot(place, difference, "o", color=BLUE, markersize=2.5, mew=0, alpha=0.7, label=label)
     axis.set_ylabel("difference")
+    whole_numbers(axis)
 
 
 class _Verdict(NamedTuple):
@@ -98,7 +99,7 @@ def margins(part: Any, report: ForgettingReport, title: str) -> None:
     With one output there is no class: the output itself, before and after.
     """
     axis = part.subplots()
-    axis.set_title(title)
+    heading(part, title)
     flips, one = report.flips, report.drift.shape[1] == 1
     groups = [
         _Verdict.of(flips.impossible, "samples" if one else "class stays", "o", GREY, 900),
@@ -114,12 +115,15 @@ def margins(part: Any, report: ForgettingReport, title: str) -> None:
             )
             style |= {"color": group.colour, "markersize": 3.0 if group.mark == "o" else 4.5}
             axis.plot(p.before / unit, p.after / unit, group.mark, label=group.label, **style)
+    # Whether a lead is positive is the question.
+    axis.update_datalim([(0.0, 0.0)])
+    axis.autoscale_view()
     _bars(axis, points[1], unit)
     axis.axline((0, 0), slope=1, color=GREY, linewidth=0.8, zorder=0)
-    axis.axhline(0, color=BLACK, linewidth=0.8, zorder=0)
+    axis.axhline(0, color=BLACK, linewidth=0.8, zorder=1.5)
     axis.set_xlabel(("output" if one else "lead of the predicted class") + f", before{per}")
     axis.set_ylabel(("output" if one else "lead of the same class") + f", after{per}")
-    legend_below(part, axis, columns=2)
+    legend_below(part, axis, columns=1)
 
 
 class _Points(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ntkla.app.axes import Floats, array, counting_axis, evenly_in_logarithm, legend_below, logarithmic, note
+from ntkla.app.axes import Floats, array, counting_axis, evenly_in_logarithm, heading, legend_below, logarithmic, note
 from ntkla.app.canvas import BLACK, BLUE, GREY
 from ntkla.forgetting.decompose import Decomposition
 from ntkla.forgetting.ranks import Rank, effective_rank, vulnerable_rank
@@ -26,7 +26,7 @@ def spectrum_and_energy(part: Any, report: ForgettingReport, title: str) -> None
     upper, lower = part.subplots(2, 1, sharex=True)
     trace = _shares(report.modes.spectrum)
     shown = evenly_in_logarithm(len(trace), MARKS)
-    upper.plot(shown + 1, trace[shown], color=BLACK, label="trace of $G_{AA}$")
+    upper.plot(shown + 1, trace[shown], color=BLACK, marker=_alone(trace), label="trace of $G_{AA}$")
     energy = _energies(upper, report.decomposition)
     if not logarithmic(upper, trace, energy, least=_LEAST_SHARE):
         note(upper, "all features are zero")
@@ -35,11 +35,16 @@ def spectrum_and_energy(part: Any, report: ForgettingReport, title: str) -> None
     _cumulative(lower, report)
     counting_axis(lower, len(trace))
     lower.set_ylim(0, 1.08)
-    upper.set_title(title)
+    heading(part, title)
     upper.set_ylabel("share of one mode")
     lower.set_ylabel("share up to a mode")
     lower.set_xlabel("mode of $G_{AA}$, largest eigenvalue first")
     legend_below(part, upper, lower, columns=2)
+
+
+def _alone(values: Floats) -> str:
+    """A line through one point is not seen without a mark."""
+    return "_" if len(values) == 1 else ""
 
 
 def _shares(spectrum: Spectrum) -> Floats:
@@ -74,7 +79,7 @@ def _cumulative(axis: Any, report: ForgettingReport) -> None:
     parts = report.decomposition
     curve, low, high = (array(x) for x in (parts.cumulative, parts.cumulative_low, parts.cumulative_high))
     shown = evenly_in_logarithm(len(curve), MARKS)
-    axis.plot(shown + 1, curve[shown], color=BLUE, linestyle="--" if len(curve) > 1 else "none")
+    axis.plot(shown + 1, curve[shown], color=BLUE, linestyle="--")
     if float((high - low).max()) > _VISIBLE:
         axis.fill_between(
             shown + 1, low[shown], high[shown], color=BLUE, alpha=0.2, linewidth=0, label="proved to lie here"
@@ -88,13 +93,14 @@ def _cumulative(axis: Any, report: ForgettingReport) -> None:
 def _mark(axis: Any, rank: Rank, name: str, curve: Floats, colour: str, mark: str) -> None:
     """A rank on its curve, or the interval that is left of it, at the height of its share."""
     low, high = int(rank.low), int(rank.high)
+    size = 8 if mark == "D" else 5.5
     label = f"${name}$ = {low:,}" if low == high else f"${name}$: {low:,} to {high:,}"
     if low != high:
         axis.plot([max(low, 1), high], [rank.q] * 2, "-" + mark, color=colour, linewidth=2.5, label=label)
     elif 1 <= low <= len(curve):
-        axis.plot([low], [curve[low - 1]], mark, color=colour, markersize=6, label=label)
+        axis.plot([low], [curve[low - 1]], mark, color=colour, markersize=size, label=label)
     else:
-        axis.plot([], [], mark, color=colour, markersize=6, label=label)
+        axis.plot([], [], mark, color=colour, markersize=size, label=label)
 
 
 def spectrum_alone(part: Any, spectrum: Spectrum, computed: int, outputs: int) -> None:
@@ -102,7 +108,7 @@ def spectrum_alone(part: Any, spectrum: Spectrum, computed: int, outputs: int) -
     upper, lower = part.subplots(2, 1, sharex=True)
     values, trace = array(spectrum.values), _shares(spectrum)
     shown = evenly_in_logarithm(len(values), MARKS)
-    upper.plot(shown + 1, values[shown], color=BLACK, label="eigenvalue of $G$")
+    upper.plot(shown + 1, values[shown], color=BLACK, marker=_alone(values), label="eigenvalue of $G$")
     low, high = (array(x)[shown] for x in (spectrum.lower, spectrum.upper))
     if bool((high - low > _VISIBLE * high).any()):
         upper.fill_between(shown + 1, low, high, color=BLACK, alpha=0.2, linewidth=0, label="proved to lie here")

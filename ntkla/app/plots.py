@@ -1,4 +1,4 @@
-"""The demo's three pictures: where the drift lives in the spectrum, forecast against fact, accuracy over the sequence."""
+"""The demo's three pictures: where in the spectrum the drift lives, forecast against fact, accuracy task by task."""
 
 from __future__ import annotations
 
