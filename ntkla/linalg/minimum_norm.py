@@ -160,9 +160,10 @@ def minimum_norm(
     if weights is not None:
         design, targets, weights = weights.counted(design, targets)
         n = design.rows
-    fits = n < k and not free_bias  # all samples, if their rank is full: weights do not matter then
+    # At full row rank the weights do not matter, and without them the samples are no worse conditioned.
+    fits = weights is not None and n <= k and not free_bias
     decision, truncated = _truncated(design, targets, free_bias, None if fits else weights)
-    full_columns = decision.rank == k - int(free_bias) and k <= n
+    full_columns = decision.rank == k - int(free_bias) and k <= n and not fits
     if full_columns and (least := certified_least(normal_matrix(design, weights))) > 0:
         frobenius = design.frobenius() if weights is None else weights.frobenius
         problem = NormalProblem(design, targets, (), None, frobenius, weights)
@@ -180,7 +181,7 @@ def minimum_norm(
             problem = NormalProblem(design, targets, (), None, design.frobenius())
             rows = RowRankRefinement(problem, triangle, least)
             return rows, rows.stability, "dual", decision, needed
-    if fits and weights is not None:
+    if fits:
         decision, truncated = _truncated(design, targets, free_bias, weights)
     if not float(truncated.abs().max()) <= _LARGEST_SOLUTION:
         raise ScaleError(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ntkla.linalg.checks import LEAST_PENALTY
+from ntkla.linalg.checks import LARGEST_ENTRY, LEAST_PENALTY
 from ntkla.testing.spectra import DTYPES, features_with_spectrum, normal
 
 RESIDUALS = ("random", "in_span", "orthogonal", "one_output", "zero")
@@ -126,8 +126,10 @@ def mean_eigenvalue(features: torch.Tensor, bias: bool = False, weights: torch.T
 
 
 def _penalty(relative: float, features: torch.Tensor, bias: bool, weights: torch.Tensor | None) -> float:
-    """A ridge or weight decay in mean eigenvalues; one that is not 0 is at least the least that ntkla accepts."""
-    return max(relative * mean_eigenvalue(features, bias, weights), LEAST_PENALTY) if relative > 0 else 0.0
+    """A ridge or weight decay in mean eigenvalues; one that is not 0 lies in the range that ntkla accepts."""
+    if relative == 0:
+        return 0.0
+    return min(max(relative * mean_eigenvalue(features, bias, weights), LEAST_PENALTY), LARGEST_ENTRY)
 
 
 @dataclass(frozen=True, repr=False)

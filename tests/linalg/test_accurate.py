@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -11,8 +12,10 @@ from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.diagonalization import certified, diagonalize
 from ntkla.linalg.normal import normal_matrix
 from ntkla.linalg.precision import TINY64, U64, norm_upper
+from ntkla.linalg.weights import SampleWeights
 from ntkla.testing import Exact, FeatureSpec, compare_columns, feature_specs, gram_eigenvalues
-from ntkla.testing.balls import ball, ball_matrix, design_matrix, diagonal, upper
+from ntkla.testing.balls import ball, ball_matrix, design_matrix, diagonal, times_weights, upper
+from ntkla.testing.specs import WEIGHTINGS, sample_weights
 from ntkla.testing.spectra import normal
 
 FLOORS = st.sampled_from([0.0, 1e-3])
@@ -37,25 +40,32 @@ def test_level_one_is_one_rounding() -> None:
     assert bool((found.error <= 2 * U64 * norm_upper(found.value, dim=0)).all())
 
 
-@given(feature_specs(most=7), st.booleans(), st.integers(1, 3))
-@example(FeatureSpec(5, 4, dtype="bfloat16", scale=1e12, layout="strided"), True, 2)
-def test_design_products_within_their_bound(spec: FeatureSpec, bias: bool, outputs: int) -> None:
+@given(feature_specs(most=7), st.booleans(), st.integers(1, 3), st.sampled_from(WEIGHTINGS))
+@example(FeatureSpec(5, 4, dtype="bfloat16", scale=1e12, layout="strided"), True, 2, "none")
+@example(FeatureSpec(5, 4, dtype="float32", scale=1e-12), True, 2, "one_huge")
+def test_design_products_within_their_bound(spec: FeatureSpec, bias: bool, outputs: int, weighting: str) -> None:
     design = DesignMatrix(spec.tensor, bias)
     w, t = normal(design.columns, outputs, spec.seed), normal(spec.n, outputs, spec.seed + 1)
-    forward, adjoint = accurate_outputs(design, w, t), accurate_adjoint(design, t, [w])
+    values = sample_weights(weighting, spec.n, seed=spec.seed)
+    weights = None if values is None else SampleWeights.of(values, design, t)
+    forward, adjoint = accurate_outputs(design, w, t), accurate_adjoint(design, t, [w], weights)
     phi = design_matrix(spec.tensor, bias)
     exact_forward = Exact(lambda: phi * ball_matrix(w) - ball_matrix(t))
-    exact_adjoint = Exact(lambda: phi.transpose() * ball_matrix(t) + ball_matrix(w))
+    exact_adjoint = Exact(lambda: phi.transpose() * times_weights(ball_matrix(t), values) + ball_matrix(w))
     assert compare_columns(forward.value, forward.error, exact_forward).sound
     assert compare_columns(adjoint.value, adjoint.error, exact_adjoint).sound
-    matrix, error = accurate_normal_matrix(design)
-    columns = torch.full((design.columns,), error, dtype=torch.float64)
-    assert compare_columns(matrix, columns, Exact(lambda: phi.transpose() * phi)).sound
+    for form in (normal_matrix, accurate_normal_matrix):
+        matrix, error = form(design, weights)
+        columns = torch.full((design.columns,), error, dtype=torch.float64)
+        assert compare_columns(matrix, columns, Exact(lambda: phi.transpose() * times_weights(phi, values))).sound
 
 
-def test_the_normal_matrix_is_formed_more_accurately() -> None:
-    design = DesignMatrix(normal(3000, 20, 3))
-    assert accurate_normal_matrix(design).error < normal_matrix(design).error / 20
+@pytest.mark.parametrize("weighting", ["none", "uniform", "wide"])
+def test_the_normal_matrix_is_formed_more_accurately(weighting: str) -> None:
+    features = normal(3000, 20, 3)
+    design, values = DesignMatrix(features), sample_weights(weighting, 3000)
+    weights = None if values is None else SampleWeights.of(values, design, features)
+    assert accurate_normal_matrix(design, weights).error < normal_matrix(design, weights).error / 20
 
 
 @given(feature_specs(most=7), FLOORS)

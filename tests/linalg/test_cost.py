@@ -107,12 +107,13 @@ def status(field):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))
 
 rows, columns, outputs, route, dtype = *map(int, sys.argv[1:4]), sys.argv[4], getattr(torch, sys.argv[5])
+weights = torch.linspace(0, 1, rows, dtype=torch.float64) if sys.argv[6] == "weighted" else None
 # A small solve first: libraries set up their own buffers once.
 ridge_solve(normal(50, 40, 1).to(dtype), normal(50, 3, 2), ridge=1.0, route=route)
 features, targets = normal(rows, columns, 1).to(dtype), normal(rows, outputs, 2)
 before = status("VmRSS")
 open("/proc/self/clear_refs", "w").write("5")  # the peak starts again from here
-solution = ridge_solve(features, targets, ridge=1e-6 * rows, route=route)
+solution = ridge_solve(features, targets, ridge=1e-6 * rows, route=route, weights=weights)
 print((status("VmHWM") - before) / solution.diagnostics.memory_estimate)
 """
 ROOM = 1.2
@@ -120,16 +121,20 @@ ROOM = 1.2
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no /proc that forgets a process's peak")
 @pytest.mark.parametrize(
-    ("rows", "columns", "outputs", "route", "dtype"),
+    ("rows", "columns", "outputs", "route", "dtype", "weights"),
     [
-        (2500, 1200, 10, "primal", "float64"),
-        (2500, 1200, 10, "primal", "float32"),
-        (3000, 300, 500, "primal", "float64"),
-        (1200, 2500, 10, "dual", "float64"),
+        (2500, 1200, 10, "primal", "float64", "plain"),
+        (2500, 1200, 10, "primal", "float32", "plain"),
+        (3000, 300, 500, "primal", "float64", "plain"),
+        (1200, 2500, 10, "dual", "float64", "plain"),
+        (3000, 600, 300, "primal", "float64", "weighted"),
+        (1200, 2500, 10, "dual", "float32", "weighted"),
     ],
 )
-def test_the_peak_is_what_was_estimated(rows: int, columns: int, outputs: int, route: str, dtype: str) -> None:
-    command = [sys.executable, "-c", MEASURED, str(rows), str(columns), str(outputs), route, dtype]
+def test_the_peak_is_what_was_estimated(
+    rows: int, columns: int, outputs: int, route: str, dtype: str, weights: str
+) -> None:
+    command = [sys.executable, "-c", MEASURED, str(rows), str(columns), str(outputs), route, dtype, weights]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
     assert done.returncode == 0, done.stderr

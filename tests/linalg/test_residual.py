@@ -19,9 +19,11 @@ from ntkla.linalg.precision import U64
 from ntkla.linalg.products import PIECE
 from ntkla.linalg.residual import residual
 from ntkla.linalg.slicing import slice_bits
+from ntkla.linalg.weights import SampleWeights
 from ntkla.testing import Comparison, Exact, FeatureSpec, compare_columns
-from ntkla.testing.balls import ball, ball_matrix, design_matrix, diagonal
+from ntkla.testing.balls import ball, ball_matrix, design_matrix, diagonal, times_weights
 from ntkla.testing.planted import hadamard_basis
+from ntkla.testing.specs import sample_weights
 from ntkla.testing.spectra import normal
 
 # Forward and adjoint alone, both, unequal pairs, and the highest.
@@ -57,20 +59,24 @@ def balls(x: Doubled) -> Any:
 def judged(problem: NormalProblem, x: Doubled, r: Residual, t: Doubled) -> list[Comparison]:
     """Both roundings, and that of the bias's row: T against Y - Phi x, rho against the T that was computed."""
     phi = design_matrix(problem.design.features, problem.design.bias)
+    weights = None if problem.weights is None else problem.weights.values
 
     def outputs() -> Any:
-        return ball_matrix(problem.targets) - phi * balls(x) - ball_matrix(t.low)
+        difference = ball_matrix(problem.targets) - phi * balls(x) - balls(t)
+        if weights is None:
+            return difference
+        return diagonal([w.sqrt() for w in ball_matrix(weights).entries()]) * difference
 
     def rho() -> Any:
         sums = [
             sum(map(ball, column), ball(0.0)) for column in zip(*(d.tolist() for d in problem.diagonals), strict=True)
         ]
-        exact = phi.transpose() * balls(t)
+        exact = phi.transpose() * times_weights(balls(t), weights)
         exact = exact - diagonal(sums) * balls(x) if sums else exact
         return exact if problem.shift is None else exact + balls(problem.shift)
 
     verdicts = [
-        compare_columns(t.high, r.output_error, Exact(outputs), "T"),
+        compare_columns(torch.zeros_like(t.high), r.output_error, Exact(outputs), "T"),
         compare_columns(r.value, r.adjoint_error, Exact(rho), "rho"),
     ]
     if problem.design.bias:
@@ -79,7 +85,9 @@ def judged(problem: NormalProblem, x: Doubled, r: Residual, t: Doubled) -> list[
     return verdicts
 
 
-def problem_of(spec: FeatureSpec, bias: bool, diagonals: int, shift: bool) -> tuple[NormalProblem, Doubled]:
+def problem_of(
+    spec: FeatureSpec, bias: bool, diagonals: int, shift: bool, weighting: str = "none"
+) -> tuple[NormalProblem, Doubled]:
     """A problem with everything that a residual can have, and a trial solution with a low part."""
     design = DesignMatrix(spec.tensor, bias)
     x = normal(design.columns, 3, spec.seed) / spec.scale
@@ -87,7 +95,12 @@ def problem_of(spec: FeatureSpec, bias: bool, diagonals: int, shift: bool) -> tu
     penalties = tuple(torch.full((design.columns,), size, dtype=torch.float64) for size in sizes)
     moved = two_product(x, torch.full_like(x, 0.7 * spec.scale**2)) if shift else None
     targets = widened(spec.tensor) @ x[: spec.features] + normal(spec.n, 3, spec.seed + 1)
-    return NormalProblem(design, targets, penalties, moved, design.frobenius()), two_sum(x, x * U64 / 3)
+    trial = two_sum(x, x * U64 / 3)
+    values = sample_weights(weighting, spec.n, seed=spec.seed)
+    if values is None:
+        return NormalProblem(design, targets, penalties, moved, design.frobenius()), trial
+    weights = SampleWeights.of(values, design, targets)
+    return NormalProblem(design, targets, penalties, moved, weights.frobenius, weights), trial
 
 
 CASES = {
@@ -96,6 +109,9 @@ CASES = {
     "graded, float32": (FeatureSpec(7, 6, seed=3, twist="graded_columns", scale=1e-6, dtype="float32"), True, 1, True),
     "no penalty": (FeatureSpec(8, 8, "clustered", condition=1e10, seed=4), False, 0, False),
     "tiny": (FeatureSpec(5, 3, seed=5, scale=1e-160, layout="strided"), True, 2, False),
+    "weights from 1e-12 to 1e12, bias": (FeatureSpec(9, 5, seed=7), True, 2, True, "wide"),
+    "one huge weight, float32": (FeatureSpec(6, 30, seed=8, scale=1e-3, dtype="float32"), False, 1, True, "one_huge"),
+    "weights of which some are zero": (FeatureSpec(8, 3, "clustered", seed=9, scale=1e6), True, 0, False, "zeros"),
 }
 
 
@@ -107,9 +123,10 @@ def test_the_roundings_are_within_their_bounds(case: str, levels: tuple[int, int
         assert verdict.sound, verdict
 
 
+@pytest.mark.parametrize("weighting", ["none", "wide"])
 @pytest.mark.parametrize("levels", [(0, 0), (1, 2), (2, 0)], ids=str)
-def test_the_roundings_over_several_blocks_are_within_their_bounds(levels: tuple[int, int]) -> None:
-    problem, x = problem_of(FeatureSpec(2300, 2, seed=6, dtype="float32"), True, 2, True)
+def test_the_roundings_over_several_blocks_are_within_their_bounds(levels: tuple[int, int], weighting: str) -> None:
+    problem, x = problem_of(FeatureSpec(2300, 2, seed=6, dtype="float32"), True, 2, True, weighting)
     assert problem.design.block_rows < problem.design.rows
     for verdict in judged(problem, x, *sliced_or_plain(problem, x, levels)):
         assert verdict.sound, verdict
