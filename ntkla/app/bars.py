@@ -17,7 +17,7 @@ def progress_bar(notes: Console) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("of which are left"),
         TimeRemainingColumn(),
+        TextColumn("left"),
     )
     return Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal)

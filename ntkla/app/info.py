@@ -28,6 +28,7 @@ _OPTIONAL = (
     "safetensors",
     "platformdirs",
     "matplotlib",
+    "pillow",
     "mlxtend",
     "efficientnet_lite_pytorch",
 )

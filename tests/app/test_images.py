@@ -14,7 +14,7 @@ from ntkla.app.failures import DataError, FileError
 from ntkla.app.idx import labels_beside, read_idx
 from ntkla.app.images import open_images
 
-PIL = pytest.importorskip("PIL.Image", reason="needs the extra 'cli' (Pillow comes with matplotlib)")
+PIL = pytest.importorskip("PIL.Image", reason="needs the extra 'cli' (Pillow)")
 
 GREY = np.random.default_rng(0).integers(0, 256, (5, 6, 7), dtype=np.uint8)
 COLOUR = np.random.default_rng(1).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)

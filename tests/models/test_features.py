@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 import random
 from contextlib import nullcontext
 
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import ntkla
 from ntkla.linalg.precision import UNIT_ROUNDOFF
-from ntkla.models import features
+from ntkla.models import extraction, features
 from ntkla.models.undisturbed import evaluating
 from ntkla.testing.ambient import ambient_state, hostile_states
 
@@ -364,3 +365,8 @@ def test_under_every_hostile_state_the_same_bits(images, data):
             found = features(images, [data.tensors]).features
             assert ambient_state() == around, name
         assert torch.equal(found, plain), name
+
+
+def test_the_example_in_the_docstring():
+    assert doctest.testmod(extraction).attempted > 0
+    assert doctest.testmod(extraction).failed == 0
