@@ -155,6 +155,12 @@ def test_images_of_different_sizes_need_one_size():
         pixels_of(mixed(wide, np.full((3, 6, 3), 51, dtype=np.uint8)), 8)
 
 
+def test_made_smaller_an_image_loses_no_pixel():
+    stripes = np.zeros((32, 32), dtype=np.uint8)
+    stripes[:, ::4] = 255  # beside every place where the smaller image is sampled
+    assert float(pixels_of(mixed(stripes), 8).min()) > 0
+
+
 def test_colour_pixels_come_channel_by_channel():
     colour = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3)
     wanted = torch.from_numpy(colour).permute(2, 0, 1).flatten().to(torch.float32) / 255

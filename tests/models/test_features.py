@@ -159,6 +159,30 @@ def test_a_layer_is_taken_before_what_follows_overwrites_it(images, data):
     assert_as_before(images, before)
 
 
+def test_a_layer_with_one_row_a_sample_is_copied_before_it_is_overwritten():
+    module = nn.Sequential(nn.Identity(), nn.ReLU(inplace=True))
+    x = torch.tensor([[-1.0, 2.0]])
+    assert features(module, [x.clone()], layer="0").features.tolist() == x.tolist()
+
+
+class Keeping(nn.Linear):
+    """Keeps what it computed, as modules do with tables of positions."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.kept = super().forward(x)
+        return self.kept
+
+
+def test_what_a_module_keeps_can_be_trained_on_later():
+    module = Keeping(3, 2)
+    with torch.inference_mode():
+        found = features(module, [torch.ones(4, 3)]).features
+    assert not module.kept.is_inference()
+    (module(torch.ones(4, 3)) * module.kept).sum().backward()
+    assert module.weight.grad.shape == (2, 3)
+    assert found.shape == (4, 2)
+
+
 @pytest.mark.parametrize("layer", [None, "body.3"])
 def test_an_error_midway_leaves_everything_as_it_was(images, data, layer):
     images.stop_after = 2
