@@ -5,23 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, overload
+from typing import overload
 
-from ntkla.forgetting.classes import per_class
-from ntkla.forgetting.decompose_update import decompose_update
-from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.predict import Learning
-from ntkla.forgetting.predictions import Flips, Predictions
-from ntkla.forgetting.ranks import effective_rank, share_between_0_and_1, vulnerable_rank
+from ntkla.forgetting.ranks import share_between_0_and_1
 from ntkla.forgetting.report import ForgettingReport, ForgettingReports
-from ntkla.forgetting.samples import most_drifting
+from ntkla.forgetting.reporting import Wanted, report_of
 from ntkla.forgetting.shared_head import drifts_of_tasks, numbers
-from ntkla.forgetting.tasks import Task, positions, require_labels_below, require_outputs
+from ntkla.forgetting.tasks import Task, require_labels_below, require_outputs
 from ntkla.forgetting.training import Training
 from ntkla.linalg import checks
-from ntkla.linalg.errors import ArgumentError, ShapeError
-from ntkla.linalg.feature_modes import FeatureModes, feature_modes
+from ntkla.linalg.errors import ArgumentError
+from ntkla.linalg.feature_modes import FeatureModes
 
 Olds = Task | Mapping[str, Task] | Sequence[Task]
 Modes = FeatureModes | Mapping[str, FeatureModes]
@@ -119,7 +115,7 @@ def forecast(
         tol=tol,
         strict=strict,
     )
-    wanted = _Wanted(share_between_0_and_1(q), checks.integer("top", top, least=0))
+    wanted = Wanted(share_between_0_and_1(q), checks.integer("top", top, least=0))
     known = _named_modes({next(iter(olds)): modes} if isinstance(old, Task) else modes, olds)
     seconds: dict[str, float] = {}
     with _timed("total", seconds):
@@ -127,7 +123,7 @@ def forecast(
             found = drifts_of_tasks(list(olds.values()), new, head, learning)
         with _timed("modes", seconds):
             reports = {
-                name: _report(task, head, one, learning, known.get(name), wanted, seconds)
+                name: report_of(task, head, one, learning, known.get(name), wanted, seconds)
                 for (name, task), one in zip(olds.items(), found, strict=True)
             }
     if isinstance(old, Task):
@@ -183,77 +179,6 @@ def _check(olds: Mapping[str, Task], new: object, head: object) -> None:
     # Six arrays of this size are in the reports, and three are there while classes are compared.
     entries = sum(task.features.shape[0] * numbers(task, head).shape[0] for task in olds.values())
     checks.memory("the forecast of all old predictions", 8 * 9 * entries, head.weight.device)
-
-
-class _Wanted(NamedTuple):
-    """What a report tells beside the drift: the ranks at a share q, and how many samples one by one."""
-
-    q: float
-    top: int
-
-
-def _report(
-    old: Task,
-    head: LinearHead,
-    found: Forgetting,
-    learning: Learning,
-    modes: FeatureModes | None,
-    wanted: _Wanted,
-    seconds: dict[str, float],
-) -> ForgettingReport:
-    """What a drift means for one old task."""
-    outputs = numbers(old, head)
-    modes = _old_modes(old, head.bias is not None, modes)
-    parts = decompose_update(
-        found.drift,
-        found.update(outputs),
-        modes,
-        error_bound=found.error_bound,
-        update_error=found.update_error_bound[outputs],
-        tol=learning.tolerance,
-    )
-    before = Predictions(*head.select(old.outputs).predict(old.features))
-    after = before.moved(found.drift, found.error_bound)
-    labels = None if old.labels is None else positions(old.labels, outputs)
-    said = (outputs, found.drift, found.error_bound)
-    return ForgettingReport(
-        drift=found.drift,
-        error_bound=found.error_bound,
-        outputs=outputs,
-        before=before,
-        after=after,
-        accuracy_before=None if labels is None else before.accuracy(labels),
-        accuracy_forecast=None if labels is None else after.accuracy(labels),
-        flips=Flips.between(before, after),
-        classes=None if labels is None else per_class(before, after, labels, *said),
-        samples=most_drifting(before, after, labels, *said, wanted.top),
-        r_50=parts.rank(0.5),
-        r_90=parts.rank(0.9),
-        k_G=effective_rank(modes, q=wanted.q),
-        k_star=vulnerable_rank(modes, outputs.shape[0], wanted.q),
-        forgetting=found,
-        decomposition=parts,
-        modes=modes,
-        training=str(learning),
-        seconds=seconds,
-        status=found.status,
-    )
-
-
-def _old_modes(old: Task, bias: bool, modes: FeatureModes | None) -> FeatureModes:
-    """The modes of the old features: those given, checked, or new ones."""
-    if modes is None:
-        return feature_modes(old.features, bias=bias)
-    if not isinstance(modes, FeatureModes):
-        raise ArgumentError(f"modes: expected the result of ntkla.feature_modes, got {type(modes).__name__}.")
-    samples, columns = old.features.shape[0], old.features.shape[1] + bias
-    if (modes.spectrum.size, modes.columns, modes.bias) != (samples, columns, bias):
-        raise ShapeError(
-            f"modes: expected those of {samples} samples in {columns} columns (bias={bias}), got those of "
-            f"{modes.spectrum.size} in {modes.columns} (bias={modes.bias}). Pass ntkla.feature_modes(old.features, "
-            f"bias={bias})."
-        )
-    return modes
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def most_drifting(
     first, second = (_possible(predictions, chosen, outputs) for predictions in (before, after))
     flips = _verdicts(before, after, chosen)
     names = [None] * chosen.shape[0] if labels is None else outputs[labels[chosen]].tolist()
-    where = [Home()] * chosen.shape[0] if homes is None else homes(chosen)
+    where = homes(chosen) if homes is not None and chosen.numel() else [Home()] * chosen.shape[0]
     norms, errors = (part[chosen].tolist() for part in sizes)
     rows = zip(chosen.tolist(), names, norms, errors, places, first, second, flips, where, strict=True)
     return tuple(SampleDrift(*row, *home) for *row, home in rows)

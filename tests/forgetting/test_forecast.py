@@ -215,6 +215,10 @@ def test_classes_and_samples_are_told_one_by_one() -> None:
     farthest = report.drift.norm(dim=1).argsort(descending=True)[:4]
     assert [s.index for s in report.samples] == farthest.tolist()
     assert [s.label for s in report.samples] == OLD.labels[farthest].tolist()
+    for sample in report.samples:
+        start, stop = sample.modes
+        assert 0 <= start < stop <= report.modes.values.shape[0]
+        assert 0.0 < sample.share_low <= sample.share_high
     assert len(forecast(OLD, NEW, HEAD, ridge=1.0, top=0).samples) == 0
     assert len(forecast(OLD, NEW, HEAD, ridge=1.0, top=10**6).samples) == len(OLD.labels)
 
