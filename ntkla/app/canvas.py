@@ -6,13 +6,12 @@ palette of Okabe and Ito, which people with any kind of colour vision can tell a
 
 from __future__ import annotations
 
-import io
-import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ntkla.app.failures import OutputError, need
+from ntkla.app.failures import need
+from ntkla.app.written import written
 
 BLUE, VERMILION, GREY, BLACK = "#0072B2", "#D55E00", "#8A8A8A", "#1A1A1A"
 _STYLE = {
@@ -46,20 +45,9 @@ def figure(size: tuple[float, float]) -> Any:
 
 
 def save(drawn: Any, path: Path, dots_per_inch: int) -> Path:
-    """Writes a figure as PNG: beside its place first, then moved there in one step.
+    """Writes a figure as PNG, whole or not at all.
 
     Raises:
         OutputError: when it cannot be written.
     """
-    content = io.BytesIO()
-    drawn.savefig(content, format="png", dpi=dots_per_inch)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        try:
-            partial.write_bytes(content.getvalue())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as cause:
-        raise OutputError(f"{path} cannot be written ({cause.strerror}). Choose another --output folder.") from cause
-    return path
+    return written(path, lambda place: drawn.savefig(place, format="png", dpi=dots_per_inch))

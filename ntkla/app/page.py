@@ -14,6 +14,7 @@ from ntkla.app import canvas, page_classes, page_samples, page_spectrum
 from ntkla.app.axes import plain
 from ntkla.forgetting.autopsy import PostMortem
 from ntkla.forgetting.report import ForgettingReport
+from ntkla.linalg.feature_modes import FeatureModes
 from ntkla.linalg.modes import Eigenmodes
 from ntkla.linalg.precision import norm_upper
 
@@ -66,7 +67,7 @@ def write_page(
         _tasks(c, reports, facts)
         _classes(d, lines, reports, focus)
         if title:
-            figure.suptitle(plain(title, 90), fontsize=11)
+            figure.suptitle(plain(title, 85), fontsize=10)
         figure.supxlabel(_caption(focus, reports), fontsize=8, x=0.01, ha="left")
         return canvas.save(figure, path, _DOTS_PER_INCH)
 
@@ -134,7 +135,7 @@ def _caption(focus: str, reports: Mapping[str, ForgettingReport]) -> str:
     return "\n".join(textwrap.wrap(said, _CHARACTERS_WIDE))
 
 
-def write_modes_picture(path: Path, modes: Eigenmodes, outputs: int = 1) -> Path:
+def write_modes_picture(path: Path, modes: Eigenmodes | FeatureModes, outputs: int = 1) -> Path:
     """Writes the spectrum of a Gram matrix as PNG: eigenvalues, what is proved of them, and their share of the trace.
 
     Args:

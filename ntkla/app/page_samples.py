@@ -35,12 +35,12 @@ def forecast_and_fact(
     heading(part, title)
     own = "drift of the own class" if labels is not None else "drift of an output"
     upper.set_xlabel(f"{own}, forecast{per}")
-    upper.set_ylabel(f"that happened{per}")
+    upper.set_ylabel(f"fact{per}")
     _difference(lower, expected, happened, limit)
     lower.set_xlabel(f"{of_all}, by |forecast drift|")
     entries = report.drift.numel()
     lower.set_title(
-        f"{fact.beyond_bounds:,} of {entries:,} beyond both bounds; relative {fact.relative_difference:.2g}",
+        f"{fact.beyond_bounds:,} of {entries:,} beyond both bounds\nrelative difference {fact.relative_difference:.2g}",
         fontsize=8,
     )
     legend_below(part, lower)
@@ -64,8 +64,7 @@ def _difference(axis: Any, expected: Floats, happened: Floats, limit: Floats) ->
     place = np.arange(1, len(order) + 1)
     proved = np.isfinite(limit)
     if not logarithmic(axis, difference, limit):
-        nothing = "forecast and fact are equal" if not difference.any() else "no bound"
-        note(axis, nothing)
+        note(axis, "forecast and fact are equal" + ("" if proved.any() else "; no limit is proved"))
         return
     known = "proven limit" if proved.all() else f"proven limit (none for {np.count_nonzero(~proved):,})"
     axis.plot(place[proved], limit[proved], "_", color=VERMILION, markersize=4, label=known)

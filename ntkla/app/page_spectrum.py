@@ -28,7 +28,10 @@ def spectrum_and_energy(part: Any, report: ForgettingReport, title: str) -> None
     shown = evenly_in_logarithm(len(trace), MARKS)
     upper.plot(shown + 1, trace[shown], color=BLACK, marker=_alone(trace), label="trace of $G_{AA}$")
     energy = _energies(upper, report.decomposition)
-    if not logarithmic(upper, trace, energy, least=_LEAST_SHARE):
+    if logarithmic(upper, trace, energy, least=_LEAST_SHARE):
+        # Nothing is above 1.
+        upper.set_ylim(top=2.0)
+    else:
         note(upper, "all features are zero")
     lower.plot(shown + 1, np.cumsum(trace)[shown], color=BLACK)
     _mark_of_share(lower, report.k_G, np.cumsum(trace), BLACK, "D")
