@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 from ntkla.app.files import read_head, read_task
+from ntkla.app.fitted import FIT, fitted_head
 from ntkla.app.forecast_options import ForecastOptions
 from ntkla.app.notation import for_each, numbers
 from ntkla.app.task_file import TaskFile
@@ -50,14 +52,17 @@ class Tasks:
 
 
 def read(options: ForecastOptions) -> Files:
-    """Reads headers and heads, and checks that features and heads fit each other.
+    """Reads headers and heads, or fits a head, and checks that features and heads fit each other.
 
     Raises:
         FileError, DataError, DtypeError, ShapeError, NonFiniteError, ScaleError, DeviceError
     """
     device = device_named(options.device)
     olds, new = [_moved(read_task(old), device) for old in options.old], _moved(read_task(options.new), device)
-    head = _head(read_head(options.head), device)
+    if options.head == FIT and not Path(FIT).exists():
+        head = fitted_head(olds, new, options.old_classes)
+    else:
+        head = _head(read_head(options.head), device)
     after = None if options.after is None else _head(read_head(options.after), device)
     for file in (*olds, new):
         _check_fit(file, options.head, head)
