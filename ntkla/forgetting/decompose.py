@@ -83,8 +83,9 @@ class Decomposition(Result):
         certain, possible = (torch.nonzero(share >= q).flatten() for share in (low, high))
         least = int(possible[0]) + 1 if possible.numel() else low.shape[0] + 1
         # An exact drift of zero has rank 0; it is excluded when the total is certainly positive.
-        least = 0 if self.total_error >= self.total else min(least, self.modes)
-        return counted(least, int(certain[0]) + 1 if certain.numel() else self.modes, order, q)
+        most = low.shape[0] if self.tail == self.tail_error == 0.0 else self.modes
+        least = 0 if self.total_error >= self.total else min(least, most)
+        return counted(least, min(int(certain[0]) + 1, most) if certain.numel() else most, order, q)
 
     def _shares_by_energy(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Bounds of the share in the j + 1 modes of largest energy.

@@ -9,12 +9,13 @@ between the columns of the set and the exact eigenspace by `||R|| / (delta sqrt(
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
 
 from ntkla.testing.ball_spectrum import diagonalized
-from ntkla.testing.balls import Exact, design_matrix, diagonal, euclidean_norm, flint
+from ntkla.testing.balls import Exact, design_matrix, diagonal, euclidean_norm, flint, working_precision
 
 Sets = Sequence[tuple[int, int]]  # start and stop of sets of eigenvalues, counted from 0 in descending order
 
@@ -24,7 +25,16 @@ def eigenspace_parts(features: torch.Tensor, update: Exact, sets: Sets, *, bias:
 
     A set must be apart from all other eigenvalues, else no precision will do.
     """
-    return [Exact(lambda one=one: _part(features, update, one, bias)) for one in sets]  # type: ignore[misc]
+
+    @cache
+    def parts(bits: int) -> list[Any]:
+        with working_precision(bits):
+            return _parts(features, update, sets, bias)
+
+    def part(place: int) -> Any:
+        return parts(flint().ctx.prec)[place]
+
+    return [Exact(partial(part, place)) for place in range(len(sets))]
 
 
 def eigenspace_energies(features: torch.Tensor, update: Exact, sets: Sets, *, bias: bool = False) -> Exact:
@@ -34,25 +44,31 @@ def eigenspace_energies(features: torch.Tensor, update: Exact, sets: Sets, *, bi
     return Exact(lambda: flint().arb_mat([[sum((e * e for e in p.compute().entries()), zero)] for p in parts]))
 
 
-def _part(features: torch.Tensor, update: Exact, one: tuple[int, int], bias: bool) -> Any:
+def _parts(features: torch.Tensor, update: Exact, sets: Sets, bias: bool) -> list[Any]:
     module = flint()
     phi, x = design_matrix(features, bias), update.compute()
     matrix = phi.transpose() * phi
     q, values = diagonalized(matrix)
-    start, stop = one
-    below = [values[start - 1] - values[start]] if start > 0 else []
-    gaps = [*below, *([values[stop - 1] - values[stop]] if stop < len(values) else [])]
-    columns = module.arb_mat([row[start:stop] for row in q.tolist()])
-    part = phi * (columns * (columns.transpose() * x))
-    if not gaps:
-        return phi * x
-    if not all(bool(gap > 0) for gap in gaps):
-        raise ZeroDivisionError("the set is not told from its neighbours at this precision")
-    gap = min(gap.lower() for gap in gaps)
-    theta = diagonal([v.mid() for v in values])
-    residual = euclidean_norm((matrix * q - q * theta).entries())
+    residual = euclidean_norm((matrix * q - q * diagonal([v.mid() for v in values])).entries())
     defect = euclidean_norm((q.transpose() * q - diagonal([module.arb(1)] * len(values))).entries())
-    sine = residual / (gap * (1 - defect).sqrt())
-    radius = euclidean_norm(phi.entries()) * euclidean_norm(x.entries()) * (sine + 2 * defect)
-    around = module.arb(0, 1) * radius.upper()
-    return module.arb_mat([[entry + around for entry in row] for row in part.tolist()])
+    size = euclidean_norm(phi.entries()) * euclidean_norm(x.entries())
+    found = []
+    for start, stop in sets:
+        if stop - start == len(values):
+            found.append(phi * x)
+            continue
+        columns = module.arb_mat([row[start:stop] for row in q.tolist()])
+        part = phi * (columns * (columns.transpose() * x))
+        radius = size * (residual / (_gap(values, start, stop) * (1 - defect).sqrt()) + 2 * defect)
+        around = module.arb(0, 1) * radius.upper()
+        found.append(module.arb_mat([[entry + around for entry in row] for row in part.tolist()]))
+    return found
+
+
+def _gap(values: list[Any], start: int, stop: int) -> Any:
+    """A lower bound of the distance between the enclosures of a set and those of its neighbours."""
+    above = [values[start - 1] - values[start]] if start > 0 else []
+    gap = min(g.lower() for g in [*above, *([values[stop - 1] - values[stop]] if stop < len(values) else [])])
+    if not gap > 0:
+        raise ZeroDivisionError("the set is not told from its neighbours at this precision")
+    return gap
