@@ -68,6 +68,7 @@ def logarithmic(axis: Any, *values: Floats, least: float = 0.0) -> bool:
     high = float(shown.max())
     low = min(max(float(shown.min()), least, high * 10.0**-_DECADES), high)
     axis.set_yscale("log", nonpositive="mask")
+    axis.yaxis.set_minor_formatter(need("matplotlib.ticker", "cli").NullFormatter())
     # Whole decades with some air, at least one, within what float64 can hold.
     axis.set_ylim(10.0 ** max(math.floor(math.log10(low) - 0.2), -307), 10.0 ** math.ceil(math.log10(high) + 0.2))
     return True
