@@ -12,13 +12,14 @@ from ntkla.app.estimate import Estimate, of_forecast
 from ntkla.app.failures import need
 from ntkla.app.forecast_options import ForecastOptions
 from ntkla.app.outcome import Outcome
-from ntkla.app.settings import Settings, settle
+from ntkla.app.settings import Settings, in_typed_units, settle
 from ntkla.app.watching import Stage, watched
 from ntkla.app.written import make_folder, written
 from ntkla.forgetting.autopsy import PostMortem
 from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.post_mortem import post_mortem
 from ntkla.forgetting.report import ForgettingReports
+from ntkla.linalg.errors import TrainingDivergesError
 
 
 def run_forecast(options: ForecastOptions) -> bool:
@@ -67,8 +68,11 @@ def _outcome(options: ForecastOptions, files: inputs.Files, stage: Stage) -> Out
     stage("reading")
     tasks = inputs.tasks(files, options)
     settings = settle(options, tasks.new, tasks.head)
-    stage("forecast")
-    reports = _forecast(tasks, settings, options)
+    stage("drift and modes")
+    try:
+        reports = _forecast(tasks, settings, options)
+    except TrainingDivergesError as error:
+        raise in_typed_units(options, error, settings) from error
     return Outcome(options, files, tasks, settings, reports, _facts(tasks, reports, options))
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from ntkla.app.fitted import FIT
 from ntkla.app.outcome import Outcome
-from ntkla.app.words import answer, count, percent, root_mean_square
+from ntkla.app.words import answer, count, percent, root_mean_square, training
 from ntkla.forgetting.autopsy import PostMortem
 from ntkla.forgetting.classes import ClassForgetting
 from ntkla.forgetting.report import ForgettingReport
@@ -23,7 +24,10 @@ _MOST_CLASSES = 20
 def show(console: Console, outcome: Outcome) -> None:
     """Prints the tables and, after them, the answer in words; the console is at most 100 columns wide."""
     reports, new = outcome.reports.tasks, outcome.files.new.name
-    console.print(f"Training on {new}: {outcome.reports.training}{_in_eigenvalues(outcome)}.\n", markup=False)
+    if outcome.options.head == FIT:
+        fitted = ", ".join(reports)
+        console.print(f"The head was fitted to {fitted}: its accuracy before is on samples it has seen.", markup=False)
+    console.print(f"Training on {new}: {training(outcome.settings)}.\n", markup=False)
     console.print(_overview(reports))
     for name, report in reports.items():
         if report.classes:
@@ -31,33 +35,26 @@ def show(console: Console, outcome: Outcome) -> None:
         if report.samples:
             console.print("", _samples(name, report.samples, outcome.tasks.rows[name]))
     if outcome.facts is not None:
-        console.print("", _post_mortems(outcome.facts))
+        console.print("", _post_mortems(outcome.facts), "", _inside(outcome.facts))
     for name, report in reports.items():
         console.print(f"\n{answer(report, name, new)}", markup=False)
 
 
-def _in_eigenvalues(outcome: Outcome) -> str:
-    """The ridge in the unit that says how strong it is."""
-    ridge, unit = outcome.settings.ridge, outcome.settings.mean_eigenvalue
-    return f" ({ridge / unit:.3g} mean eigenvalues)" if ridge > 0 and unit > 0 else ""
-
-
-def table(title: str, *columns: str, left: int = 1) -> Table:
+def table(*columns: str, left: int = 1) -> Table:
     """An empty table; the first `left` columns are texts, the others numbers."""
-    # A Text, because a name in the title is no markup.
-    made = Table(title=Text(title, "bold"), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, column in enumerate(columns):
         made.add_column(column, justify="left" if number < left else "right", no_wrap=True)
     return made
 
 
-def _overview(reports: Mapping[str, ForgettingReport]) -> Table:
+def _overview(reports: Mapping[str, ForgettingReport]) -> Group:
     columns = ("samples", "accuracy %", "classes\nchange", "\nopen", "rms\ndrift", "proven\nbound", "\nr50", "\nr90")
-    made = table("Old tasks", "task", *columns, "\nk_G")
+    made = table("task", *columns, "\nk_G")
     for name, report in reports.items():
         accuracy = f"{percent(report.accuracy_before)} -> {percent(report.accuracy_forecast)}"
         made.add_row(
-            shortened(name),
+            _cell(name),
             str(report.drift.shape[0]),
             "-" if report.accuracy_before is None else accuracy,
             *(str(int(which.sum())) for which in (report.flips.certain, report.flips.undecided)),
@@ -65,18 +62,18 @@ def _overview(reports: Mapping[str, ForgettingReport]) -> Table:
             f"{float(report.error_bound.max()):.1e}",
             *(count(rank) for rank in (report.r_50, report.r_90, report.k_G)),
         )
-    return made
+    return titled("Old tasks", made)
 
 
-def _classes(name: str, classes: tuple[ClassForgetting, ...]) -> Table:
+def _classes(name: str, classes: tuple[ClassForgetting, ...]) -> Group:
     worst = sorted(classes, key=_loss, reverse=True)[:_MOST_CLASSES]
     title = f"Classes of {shortened(name)}, the most forgotten first"
     title += f" ({_MOST_CLASSES} of {len(classes)})" if len(classes) > _MOST_CLASSES else ""
-    made = table(title, "class", "samples", "accuracy %", "changes", "rms drift", left=0)
+    made = table("class", "samples", "accuracy %", "changes", "rms drift", left=0)
     for one in worst:
         accuracy = f"{percent(one.accuracy_before)} -> {percent(one.accuracy_forecast)}"
         made.add_row(str(one.label), str(one.samples), accuracy, count(one.flips), f"{one.drift_rms:.3g}")
-    return made
+    return titled(title, made)
 
 
 def _loss(one: ClassForgetting) -> tuple[float, float]:
@@ -85,9 +82,9 @@ def _loss(one: ClassForgetting) -> tuple[float, float]:
     return (before.low + before.high - after.low - after.high, one.drift_rms)
 
 
-def _samples(name: str, samples: tuple[SampleDrift, ...], rows: torch.Tensor | None) -> Table:
+def _samples(name: str, samples: tuple[SampleDrift, ...], rows: torch.Tensor | None) -> Group:
     title = f"Samples of {shortened(name)} that drift most"
-    made = table(title, "row", "label", "class", "drift", "changes", "mode", "of its drift there", left=0)
+    made = table("row", "label", "class", "drift", "changes", "mode", "of its drift there", left=0)
     for one in samples:
         made.add_row(
             str(one.index if rows is None else int(rows[one.index])),
@@ -98,7 +95,7 @@ def _samples(name: str, samples: tuple[SampleDrift, ...], rows: torch.Tensor | N
             "open" if one.modes is None else _modes(*one.modes),
             "-" if one.modes is None else f"{100 * one.share_low:.1f} %",
         )
-    return made
+    return titled(title, made)
 
 
 def _possible(classes: tuple[int, ...]) -> str:
@@ -109,21 +106,44 @@ def _modes(start: int, stop: int) -> str:
     return str(start + 1) if stop == start + 1 else f"{start + 1}-{stop}"
 
 
-def _post_mortems(facts: Mapping[str, PostMortem]) -> Table:
+def _post_mortems(facts: Mapping[str, PostMortem]) -> Group:
     columns = ("accuracy %\nforecast", "\nfact", "changes\nforecast", "\nfact", "cosine of\nthe drifts")
-    made = table("What the training really did", "task", *columns, "relative\ndifference", "training,\nas a whole")
+    made = table("task", *columns, "relative\ndifference", "training,\nas a whole")
     for name, fact in facts.items():
         made.add_row(
-            shortened(name),
+            _cell(name),
             *(percent(share) for share in (fact.accuracy_forecast, fact.accuracy_after)),
             *(count(number) for number in (fact.flips_forecast, fact.flips.count)),
             "-" if fact.cosine is None else f"{fact.cosine:.6f}",
             f"{fact.relative_difference:.1e}",
             fact.verdict.replace("_", " "),
         )
-    return made
+    return titled("What the training really did", made)
+
+
+def _inside(facts: Mapping[str, PostMortem]) -> Group:
+    columns = ("modes", "forecast %\ninside", "\noutside", "fact %\ninside", "\noutside")
+    made = table("task", *columns)
+    for name, fact in facts.items():
+        pairs = (fact.inside_forecast, fact.outside_forecast), (fact.inside_fact, fact.outside_fact)
+        made.add_row(_cell(name), str(fact.top_modes), *(cell for pair in pairs for cell in _shares(*pair)))
+    return titled("Energy of the drift inside and outside the modes that carry 90 % of the forecast", made)
+
+
+def _shares(inside: float, outside: float) -> tuple[str, str]:
+    total = inside + outside
+    return (f"{100 * inside / total:.2f}", f"{100 * outside / total:.2f}") if total > 0 else ("-", "-")
+
+
+def titled(title: str, content: Table) -> Group:
+    """A table below its title, which may be wider than the table; names in it are no markup."""
+    return Group(Text(title, "bold"), content)
 
 
 def shortened(name: str) -> str:
     """A name that leaves room for the numbers."""
     return name if len(name) <= _NAME else f"{name[: _NAME - 3]}..."
+
+
+def _cell(name: str) -> Text:
+    return Text(shortened(name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from ntkla.app.forecast_tables import shortened, table
+from ntkla.app.forecast_tables import shortened, table, titled
 from ntkla.app.modes_run import Found
 from ntkla.app.words import count
 from ntkla.forgetting.ranks import Rank
@@ -18,7 +18,7 @@ def show(console: Console, found: Found, name: str) -> None:
     total = modes.values.shape[0]
     title = f"Modes of {shortened(name)}" + (f" (the first {_MOST_ROWS} of {total})" if total > _MOST_ROWS else "")
     columns = ("mode", "eigenvalue", "proved within", "residual", "share %", "cumulative %", "not told apart")
-    made = table(title, *columns, left=0)
+    made = table(*columns, left=0)
     together = {j: c for c in modes.clusters if len(c) > 1 for j in range(c.start, min(c.stop, total))}
     numbers = zip(modes.values.tolist(), modes.value_error.tolist(), modes.residual_norms.tolist(), strict=True)
     for j, (value, error, residual) in enumerate(numbers):
@@ -32,7 +32,7 @@ def show(console: Console, found: Found, name: str) -> None:
             *(f"{100 * share:.1f}" for share in (shares[j] - (shares[j - 1] if j else 0.0), shares[j])),
             "" if cluster is None else f"{cluster.start + 1}-{cluster.stop}",
         )
-    console.print(made)
+    console.print(titled(title, made))
     for line in _lines(found):
         console.print(line, markup=False)
 

@@ -10,6 +10,7 @@ Mean eigenvalue: `tr(Phi_B^T D Phi_B) / K`, D the samples' weights, K columns wi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from ntkla.forgetting.tasks import Task
 from ntkla.forgetting.training import GradientDescent, GradientFlow, Training
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.errors import TrainingDivergesError
 from ntkla.linalg.precision import DEFAULT_TOLERANCE
 
 
@@ -88,6 +90,20 @@ def _training(options: ForecastOptions, samples: int, outputs: int) -> Training 
         momentum=typed.momentum,
         nesterov=typed.nesterov,
     ).training
+
+
+def in_typed_units(options: ForecastOptions, error: TrainingDivergesError, settings: Settings) -> TrainingDivergesError:
+    """The same error about the learning rate as it was typed; the rate that it names is stable, rounded down."""
+    typed, used = notation.sgd(str(options.sgd)), settings.training
+    assert isinstance(used, GradientDescent), "only steps can diverge"
+    limit = error.largest_stable_lr * (typed.lr / used.lr)
+    unit = 10.0 ** (math.floor(math.log10(limit)) - 3)
+    meant = "" if options.mean_loss else " If it is meant for torch's MSELoss(), the mean, add --mean-loss."
+    return TrainingDivergesError(
+        f"--sgd: a learning rate of {typed.lr!r} diverges on this task; up to {math.floor(limit / unit) * unit:.4g} "
+        f"is stable.{meant}",
+        limit,
+    )
 
 
 def mean_eigenvalue(task: Task, bias: bool) -> float:

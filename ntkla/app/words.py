@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+from ntkla.app.settings import Settings
 from ntkla.forgetting.ranks import Rank
 from ntkla.forgetting.report import ForgettingReport
+from ntkla.forgetting.training import GradientFlow, Training
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.precision import norm_lower
 
@@ -26,6 +28,28 @@ def count(number: Decision | Rank) -> str:
 def root_mean_square(report: ForgettingReport) -> float:
     """Of the drift, over samples and outputs."""
     return norm_lower(report.drift) / math.sqrt(report.drift.numel())
+
+
+def training(settings: Settings) -> str:
+    """How the head is trained, in the units of the summed loss."""
+    said = [_way(settings.training)]
+    if settings.ridge > 0 or settings.training is None:
+        unit = settings.mean_eigenvalue
+        strength = f" ({settings.ridge / unit:.3g} mean eigenvalues)" if unit > 0 else ""
+        said.append(f"ridge {settings.ridge:.4g}{strength}")
+    if settings.weight_decay > 0:
+        said.append(f"weight decay {settings.weight_decay:.4g}")
+    return ", ".join(said)
+
+
+def _way(chosen: Training | None) -> str:
+    if chosen is None:
+        return "to the optimum"
+    if isinstance(chosen, GradientFlow):
+        return f"gradient flow for a time of {chosen.time:.4g}"
+    steps = "one full-batch step" if chosen.steps == 1 else f"{chosen.steps} full-batch steps"
+    momentum = f", {'Nesterov ' if chosen.nesterov else ''}momentum {chosen.momentum:.4g}" if chosen.momentum else ""
+    return f"{steps} of SGD, learning rate {chosen.lr:.4g}{momentum}"
 
 
 def answer(report: ForgettingReport, old: str, new: str) -> str:
@@ -58,6 +82,8 @@ def _directions(report: ForgettingReport) -> str:
 
 def _proof(report: ForgettingReport) -> str:
     bound = float(report.error_bound.max())
+    if bound == 0:
+        return "Proved: the numbers of the drift are exact."
     if report.status.certified:
         return f"Proved: each number of the drift is within {bound:.1e} of the exact one."
     return f"Not certified ({report.status})"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 
 import numpy as np
@@ -102,6 +104,15 @@ def test_torchs_mean_loss_is_converted(files):
 def test_the_mean_loss_counts_the_outputs_that_are_trained(files):
     typed = [*files.arguments, "--ridge", "0.02", "--mean-loss", "--new-outputs", "2-4"]
     assert document(*typed)["settings"]["ridge"] == 0.02 * (files.new_task.features.shape[0] * 3 / 2)
+
+
+@pytest.mark.parametrize("mean", [[], ["--mean-loss"]])
+def test_the_stable_rate_that_is_named_is_stable(files, mean):
+    line = line_of(*files.arguments, "--sgd", "77,5,0.9", *mean)
+    named = re.search(r"a learning rate of 77.0 diverges on this task; up to (\S+) is stable", line).group(1)
+    assert run(*files.arguments, "--sgd", f"{named},5,0.9", *mean).exit_code == 0
+    more = math.nextafter(float(named), math.inf) * (1 + 1e-3)
+    assert "diverges" in line_of(*files.arguments, "--sgd", f"{more},5,0.9", *mean)
 
 
 def test_a_relative_ridge_is_in_mean_eigenvalues(files):
@@ -210,7 +221,10 @@ NAMED = {
     "steps that are no number": (["--sgd", "0.1,many"], "expected lr,steps"),
     "another word": (["--sgd", "0.1,5,0.9,adam"], "expected lr,steps"),
     "a momentum of 1": (["--sgd", "0.1,5,1"], "momentum: expected"),
-    "an unstable rate": (["--sgd", "5,5"], "TrainingDivergesError"),
+    "an unstable rate": (
+        ["--sgd", "5,5"],
+        "is stable. If it is meant for torch's MSELoss()",
+    ),
     "a negative ridge": (["--ridge", "-1"], "--ridge: expected a finite number >= 0"),
     "a negative relative ridge": (["--relative-ridge", "-1"], "--relative-ridge: expected"),
     "a negative decay": ([*EXACT, "--weight-decay", "-1"], "--weight-decay: expected"),
