@@ -2,7 +2,8 @@
 
 - *Strategies* (need `hypothesis`): `feature_specs`, `ridge_problems`, `problems` draw spectrum, seed, element type,
   layout and scale.  No hypothesis profile is loaded.
-- *Problems*: `FeatureSpec`, `RidgeProblem`, `Problem` describe an instance in one line that rebuilds it.
+- *Problems*: `FeatureSpec`, `RidgeProblem`, `Problem` describe an instance in one line that rebuilds it;
+  `sample_weights` makes weights of every kind.
 - *Dense float64 references*: `dense_ridge_solution`, `dense_drift_primal`, ... are the formulas as written.
 - *Exact references* (need `python-flint`): `ridge_solution`, `head_update`, `drift_of`, `gradient_descent`,
   `eigenvalues`, ... enclose the real result for the inputs as stored, as tightly as asked.
@@ -44,7 +45,8 @@ from ntkla.testing.references import (
     vec,
     with_bias,
 )
-from ntkla.testing.specs import FeatureSpec, Problem, RidgeProblem, mean_eigenvalue, targets
+from ntkla.testing.samples import WEIGHTINGS, sample_weights, targets
+from ntkla.testing.specs import FeatureSpec, Problem, RidgeProblem, mean_eigenvalue
 from ntkla.testing.spectra import DTYPES, LAYOUTS, SPECTRUM_NAMES, TWISTS, features_with_spectrum, laid_out
 from ntkla.testing.spectral_violations import check_eigenmodes, check_feature_modes
 from ntkla.testing.violations import (
@@ -81,6 +83,7 @@ __all__ = [
     "LAYOUTS",
     "SPECTRUM_NAMES",
     "TWISTS",
+    "WEIGHTINGS",
     "BallPrecisionError",
     "Comparison",
     "Exact",
@@ -133,6 +136,7 @@ __all__ = [
     "ridge_solution",
     "ridge_solution_dual",
     "ridges",
+    "sample_weights",
     "scales",
     "targets",
     "update_with_bias",

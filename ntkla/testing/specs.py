@@ -14,10 +14,8 @@ from typing import Any
 import torch
 
 from ntkla.linalg.checks import LARGEST_ENTRY, LEAST_PENALTY
-from ntkla.testing.spectra import DTYPES, features_with_spectrum, normal
-
-RESIDUALS = ("random", "in_span", "orthogonal", "one_output", "zero")
-WEIGHTINGS = ("none", "ones", "uniform", "counts", "powers", "zeros", "wide", "one_huge", "one_tiny", "one_only")
+from ntkla.testing.samples import sample_weights, targets
+from ntkla.testing.spectra import features_with_spectrum, normal
 
 
 class _Short:
@@ -55,68 +53,6 @@ class FeatureSpec(_Short):
         return features_with_spectrum(**fields)
 
 
-def targets(
-    design: torch.Tensor,
-    outputs: int,
-    kind: str = "random",
-    *,
-    seed: int = 0,
-    scale: float = 1.0,
-    dtype: str = "float64",
-) -> torch.Tensor:
-    """Right-hand sides [n, C] for features [n, F].
-
-    Args:
-        design: the features.
-        outputs: C.
-        kind: `"random"`; `"in_span"` of the features; `"orthogonal"` to them (so that Phi^T t cancels); `"one_output"`
-            (only the first column is not zero); `"zero"`.
-        seed: of the entries.
-        scale: multiplies them.
-        dtype: `"float64"`, `"float32"` or `"bfloat16"`.
-    """
-    n, features = design.shape
-    t = normal(n, outputs, seed)
-    wide = design.to(torch.float64)
-    if kind == "in_span":
-        largest = float(wide.abs().amax())
-        t = (wide / largest if largest > 0 else wide) @ normal(features, outputs, seed + 1)
-    elif kind == "orthogonal":
-        basis = torch.linalg.qr(wide / max(float(wide.abs().amax()), 2.0**-900))[0]
-        t = t - basis @ (basis.T @ t)
-    elif kind == "one_output":
-        t[:, 1:] = 0.0
-    elif kind == "zero":
-        t.zero_()
-    return (t * scale).to(DTYPES[dtype])
-
-
-def sample_weights(kind: str, n: int, *, seed: int = 0, dtype: str = "float64") -> torch.Tensor | None:
-    """Weights [n] of samples, at least one of them above 0; None for the kind `"none"`.
-
-    Kinds: `"ones"`; `"uniform"` in (0, 1); `"counts"` 1 to 4; `"powers"` of two; `"zeros"`, about half of them;
-    `"wide"`, 1e-12 to 1e12; `"one_huge"`, 1e12 among 1e-12; `"one_tiny"`, 1e-12 among ones; `"one_only"` that is not 0.
-    """
-    if kind == "none":
-        return None
-    generator = torch.Generator("cpu").manual_seed(seed)
-    drawn = torch.rand((n,), generator=generator, dtype=torch.float64, device="cpu").clamp(min=2.0**-40)
-    chosen = torch.arange(n, device="cpu") == seed % n
-    ones = torch.ones_like(drawn)
-    values = {
-        "ones": ones,
-        "uniform": drawn,
-        "counts": 1.0 + torch.floor(4.0 * drawn).clamp(max=3.0),
-        "powers": 2.0 ** torch.floor(80.0 * drawn - 40.0),
-        "zeros": torch.where(chosen | (drawn < 0.5), drawn, 0.0),
-        "wide": 10.0 ** (24.0 * drawn - 12.0),
-        "one_huge": torch.where(chosen, 1e12, 1e-12 * ones),
-        "one_tiny": torch.where(chosen, 1e-12, ones),
-        "one_only": torch.where(chosen, ones, 0.0),
-    }[kind]
-    return values.to(DTYPES[dtype])
-
-
 def mean_eigenvalue(features: torch.Tensor, bias: bool = False, weights: torch.Tensor | None = None) -> float:
     """Mean eigenvalue of Phi^T D Phi, its trace over the columns, the bias column included; 1 when it is zero."""
     rows = features.to(torch.float64).tolist()
@@ -142,7 +78,7 @@ class RidgeProblem(_Short):
         targets_kind, targets_scale, targets_dtype, seed: see `ntkla.testing.targets`.
         ridge_relative: ridge over the mean eigenvalue of Phi^T Phi (bias column included).
         bias, penalize_bias, route: passed on.
-        weighting, weights_dtype: see `sample_weights`.
+        weighting, weights_dtype: see `ntkla.testing.sample_weights`.
     """
 
     design: FeatureSpec
@@ -205,7 +141,7 @@ class Problem(_Short):
         weight_decay_relative: weight decay over the same mean; not zero brings in a head of that seed and scale.
         head_scale: multiplies the head's standard normal entries.
         bias, penalize_bias, route: passed on.
-        weighting, weights_dtype: of the new samples, see `sample_weights`.
+        weighting, weights_dtype: of the new samples, see `ntkla.testing.sample_weights`.
     """
 
     old: FeatureSpec

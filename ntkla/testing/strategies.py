@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from ntkla.testing.specs import RESIDUALS, WEIGHTINGS, FeatureSpec, Problem, RidgeProblem
+from ntkla.testing.samples import RESIDUALS, WEIGHTINGS
+from ntkla.testing.specs import FeatureSpec, Problem, RidgeProblem
 from ntkla.testing.spectra import DTYPES, LAYOUTS, SPECTRUM_NAMES, TWISTS
 
 SCALES = (1.0, 1e-3, 1e3, 1e-6, 1e6, 1e-12, 1e12)

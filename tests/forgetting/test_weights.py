@@ -13,7 +13,7 @@ from ntkla.forgetting.training import GradientDescent, GradientFlow
 from ntkla.linalg.errors import ArgumentError, ShapeError, TrainingDivergesError
 from ntkla.linalg.precision import U64, gamma
 from ntkla.testing import dense_drift_primal, looped_gradient_descent, with_bias
-from ntkla.testing.specs import sample_weights
+from ntkla.testing.samples import sample_weights
 from ntkla.testing.spectra import normal
 
 OLD, N, F, C = 5, 12, 4, 3

@@ -15,7 +15,7 @@ from ntkla.linalg.precision import TINY64, U64, norm_upper
 from ntkla.linalg.weights import SampleWeights
 from ntkla.testing import Exact, FeatureSpec, compare_columns, feature_specs, gram_eigenvalues
 from ntkla.testing.balls import ball, ball_matrix, design_matrix, diagonal, times_weights, upper
-from ntkla.testing.specs import WEIGHTINGS, sample_weights
+from ntkla.testing.samples import WEIGHTINGS, sample_weights
 from ntkla.testing.spectra import normal
 
 FLOORS = st.sampled_from([0.0, 1e-3])

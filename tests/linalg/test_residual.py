@@ -23,7 +23,7 @@ from ntkla.linalg.weights import SampleWeights
 from ntkla.testing import Comparison, Exact, FeatureSpec, compare_columns
 from ntkla.testing.balls import ball, ball_matrix, design_matrix, diagonal, times_weights
 from ntkla.testing.planted import hadamard_basis
-from ntkla.testing.specs import sample_weights
+from ntkla.testing.samples import sample_weights
 from ntkla.testing.spectra import normal
 
 # Forward and adjoint alone, both, unequal pairs, and the highest.

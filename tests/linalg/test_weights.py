@@ -19,8 +19,8 @@ from ntkla.linalg.precision import NEGLIGIBLE, SHORT_CHAIN, TINY64, U64, UNIT_RO
 from ntkla.linalg.ridge import RidgeSolution, ridge_solve
 from ntkla.linalg.weights import SampleWeights, sample_weights
 from ntkla.testing import features_with_spectrum, hostile_states
-from ntkla.testing.specs import WEIGHTINGS
-from ntkla.testing.specs import sample_weights as drawn_weights
+from ntkla.testing.samples import WEIGHTINGS
+from ntkla.testing.samples import sample_weights as drawn_weights
 from ntkla.testing.spectra import normal
 
 N, F, C = 7, 4, 2

@@ -15,7 +15,7 @@ from hypothesis import settings
 from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.predict import predict_forgetting
 from ntkla.forgetting.training import GradientDescent, GradientFlow
-from ntkla.linalg.precision import NEGLIGIBLE, SHORT_CHAIN
+from ntkla.linalg.precision import NEGLIGIBLE, SHORT_CHAIN, TINY64
 from ntkla.linalg.ridge import RidgeSolution, ridge_solve
 from ntkla.testing import (
     Comparison,
@@ -103,18 +103,22 @@ def judge_relative(problem: Problem, forgetting: Forgetting) -> None:
 # a millionth of the mean eigenvalue it must get there, unless the problem is of a kind that the functions below name.
 _CANCELS = 2.0**-20
 _COMPARABLE = 2.0**10
+# Beside a smaller ridge, what underflow may have dropped counts, and a solution that is exactly zero has no relative one.
+_LEAST_RIDGE = 2.0**10 * TINY64 / NEGLIGIBLE
 
 
 def promised_ridge(problem: RidgeProblem) -> bool:
     """Whether `ridge_solve` must be certified: the right-hand side does not cancel, nor do scales under a free bias."""
     free_and_graded = problem.bias and not problem.penalize_bias and problem.design.twist == "graded_columns"
+    if problem.ridge < _LEAST_RIDGE:
+        return False
     return not free_and_graded and not _cancels(problem.design.tensor, problem.targets, problem.weights)
 
 
 def promised_drift(problem: Problem) -> bool:
     """The same for `predict_forgetting`, whose old features must be of about the size of the new ones."""
     graded = "graded_columns" in (problem.old.twist, problem.new.twist)
-    if problem.bias and not problem.penalize_bias and graded:
+    if (problem.bias and not problem.penalize_bias and graded) or problem.ridge < _LEAST_RIDGE:
         return False
     mean_row = (mean_eigenvalue(problem.features_new) * problem.new.features / problem.new.n) ** 0.5
     largest_row = float(torch.linalg.vector_norm(problem.features_old.to(torch.float64), dim=1).max())

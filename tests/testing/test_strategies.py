@@ -29,7 +29,7 @@ from ntkla.testing import (
     ridge_problems,
     targets,
 )
-from ntkla.testing.specs import RESIDUALS
+from ntkla.testing.samples import RESIDUALS
 from ntkla.testing.spectra import SPECTRA
 
 SEARCH = settings(max_examples=4000, database=None, derandomize=True)
