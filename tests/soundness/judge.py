@@ -103,7 +103,7 @@ def judge_relative(problem: Problem, forgetting: Forgetting) -> None:
 # a millionth of the mean eigenvalue it must get there, unless the problem is of a kind that the functions below name.
 _CANCELS = 2.0**-20
 _COMPARABLE = 2.0**10
-# Beside a smaller ridge, what underflow may have dropped counts, and a solution that is exactly zero has no relative one.
+# Beside a smaller ridge, what underflow may have dropped counts: a solution of exactly zero has no relative bound.
 _LEAST_RIDGE = 2.0**10 * TINY64 / NEGLIGIBLE
 
 
