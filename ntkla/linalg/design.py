@@ -17,6 +17,7 @@ from ntkla.linalg.products import PIECE, add_matmul, pieced_matmul
 
 # At most 32 MiB a block: fewer rows would spend the time of wide features on adding up their many small products.
 _BLOCK_ENTRIES = 2**22
+MOST_BLOCK_ROWS = 1024
 # Norms between these lose less than a rounding to squares that vanish, and none to squares that overflow.
 _SQUARES_KEPT = {torch.float64: (2.0**-400, 2.0**500), torch.float32: (2.0**-40, 2.0**60)}
 # Below this norm, squares that vanished may be what it is made of.
@@ -50,7 +51,7 @@ class DesignMatrix:
         features: the stored tensor, any strides, float64 or narrower.
         bias: whether column F is the constant 1.
         rows, columns: n and F (+ 1 with a bias).
-        block_rows: rows in a block, a power of two between 256 and 1024.
+        block_rows: rows in a block, a power of two between 256 and `MOST_BLOCK_ROWS`.
     """
 
     def __init__(self, features: torch.Tensor, bias: bool = False) -> None:
@@ -59,7 +60,7 @@ class DesignMatrix:
         self.bias = bias
         self.rows = features.shape[0]
         self.columns = features.shape[1] + int(bias)
-        wanted = max(256, min(1024, _BLOCK_ENTRIES // self.columns))
+        wanted = max(256, min(MOST_BLOCK_ROWS, _BLOCK_ENTRIES // self.columns))
         self.block_rows = 1 << (wanted.bit_length() - 1)
         self._flushed = flushes_subnormals()
 

@@ -18,7 +18,7 @@ import torch
 from ntkla.linalg import checks
 from ntkla.linalg.accurate import PANEL
 from ntkla.linalg.certificates import sharp_orthogonality_defect
-from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.design import MOST_BLOCK_ROWS, DesignMatrix
 from ntkla.linalg.diagonalization import Diagonalization, certified
 from ntkla.linalg.errors import ArgumentError
 from ntkla.linalg.modes import Cluster, Eigenmodes, Spectrum
@@ -162,11 +162,11 @@ def feature_modes(features: torch.Tensor, *, bias: bool = False, tol: float | No
 def memory_estimate(design: DesignMatrix) -> int:
     """Bytes at the peak, beside the features.
 
-    Eight squares (the matrix, its vectors, their residual, the slices of one of them, what `eigh` works in), a panel of
-    columns with its slices and products, and a block of rows; the transpose that G is summed over counts as features.
+    Ten squares (the matrix, its vectors, their residual, the slices of one of them, what `eigh` works in), a panel of
+    columns with its slices and products, and a block of what the small matrix is summed over.
     """
-    m = min(design.rows, design.columns)
-    return 8 * (8 * m * m + 14 * m * min(m, PANEL) + design.block_rows * design.columns)
+    m, longest = min(design.rows, design.columns), max(design.rows, design.columns)
+    return 8 * (10 * m * m + 14 * m * min(m, PANEL) + m * min(longest, MOST_BLOCK_ROWS))
 
 
 def _descending(bounded: BoundedMatrix) -> Diagonalization:

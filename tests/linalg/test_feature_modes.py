@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,8 +15,9 @@ from hypothesis import strategies as st
 
 from ntkla import ArgumentError, DtypeError, MemoryEstimateError, NonFiniteError, ShapeError
 from ntkla.linalg import checks
+from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.eigenmodes import eigenmodes
-from ntkla.linalg.feature_modes import feature_modes
+from ntkla.linalg.feature_modes import feature_modes, memory_estimate
 from ntkla.testing import (
     FeatureSpec,
     ambient_state,
@@ -182,3 +186,41 @@ def test_memory_is_refused_before_it_is_tried(monkeypatch):
     with pytest.raises(MemoryEstimateError, match="feature_modes needs about") as caught:
         feature_modes(FEATURES)
     assert caught.value.bytes_needed > 100
+
+
+# In a process of its own: what is held at the peak, less what was held before, over the estimate.
+MEASURED = """
+import sys, torch
+from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.feature_modes import feature_modes, memory_estimate
+from ntkla.testing.spectra import normal
+
+def status(field):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))
+
+rows, columns, dtype = *map(int, sys.argv[1:3]), getattr(torch, sys.argv[3])
+# A small one first: libraries set up their own buffers once.
+feature_modes(normal(50, 40, 1).to(dtype))
+features = normal(rows, columns, 1).to(dtype)
+before = status("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts again from here
+modes = feature_modes(features)
+print((status("VmHWM") - before) / memory_estimate(DesignMatrix(features)))
+"""
+ROOM = 1.2
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no /proc that forgets a process's peak")
+@pytest.mark.parametrize(("rows", "columns", "dtype"), [(20000, 700, "float32"), (900, 3000, "bfloat16")])
+def test_the_peak_is_what_was_estimated(rows, columns, dtype):
+    command = [sys.executable, "-c", MEASURED, str(rows), str(columns), dtype]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert 1 / 3 < float(done.stdout) <= ROOM
+
+
+def test_memory_does_not_grow_with_the_samples():
+    one = torch.zeros((1, 1), dtype=torch.float64)
+    some, many = (memory_estimate(DesignMatrix(one.expand(rows, 300))) for rows in (10**4, 10**8))
+    assert some == many
