@@ -105,8 +105,10 @@ def heading(part: Any, text: str) -> None:
     part.suptitle(text, x=0.01, ha="left", fontsize=9.5)
 
 
-def whole_numbers(axis: Any) -> None:
-    """No ticks between the whole numbers of an x axis."""
+def places(axis: Any, count: int) -> None:
+    """An x axis for the places 1 to `count`, with no ticks between whole numbers."""
+    air = max(0.03 * count, 1.0)
+    axis.set_xlim(1 - air, count + air)
     axis.xaxis.set_major_locator(need("matplotlib.ticker", "cli").MaxNLocator(integer=True))
 
 

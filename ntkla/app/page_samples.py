@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ntkla.app.axes import Floats, array, evenly, heading, legend_below, logarithmic, note, power_of_ten, whole_numbers
+from ntkla.app.axes import Floats, array, evenly, heading, legend_below, logarithmic, note, places, power_of_ten
 from ntkla.app.canvas import BLACK, BLUE, GREY, VERMILION
 from ntkla.forgetting.autopsy import PostMortem
 from ntkla.forgetting.predictions import Predictions
@@ -72,7 +72,7 @@ def _difference(axis: Any, expected: Floats, happened: Floats, limit: Floats) ->
     label = "|forecast $-$ fact|" + (f" (0 in {equal:,})" if equal else "")
     axis.plot(place, difference, "o", color=BLUE, markersize=2.5, mew=0, alpha=0.7, label=label)
     axis.set_ylabel("difference")
-    whole_numbers(axis)
+    places(axis, len(order))
 
 
 class _Verdict(NamedTuple):
