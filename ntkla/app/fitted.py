@@ -15,7 +15,7 @@ from ntkla.app import notation
 from ntkla.app.settings import mean_eigenvalue
 from ntkla.app.task_file import TaskFile
 from ntkla.forgetting.heads import LinearHead
-from ntkla.linalg.errors import ArgumentError, RidgeError
+from ntkla.linalg.errors import ArgumentError
 from ntkla.linalg.ridge import ridge_solve
 
 FIT = "fit"
@@ -48,8 +48,6 @@ def fitted_head(olds: Sequence[TaskFile], new: TaskFile, kept: Sequence[str] | N
     for typed in kept or ():
         task = task.select(notation.numbers("--old-classes", typed, outputs))
     ridge = RELATIVE_RIDGE * mean_eigenvalue(task, bias=True)
-    if ridge == 0.0:
-        raise RidgeError(f"HEAD: all features in {old.argument} are 0 or have weight 0: no head can be fitted.")
     assert task.targets is not None, "labels became targets"
     found = ridge_solve(task.features, task.targets, ridge=ridge, bias=True, weights=task.weights)
     return LinearHead(found.solution.T.contiguous(), found.bias)

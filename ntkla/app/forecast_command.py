@@ -16,7 +16,9 @@ _HOW, _WHAT, _SHOW = "How the head is trained", "Which outputs and samples", "Wh
 def forecast(
     old: Annotated[list[str], typer.Argument(metavar="OLD...", help="Tasks to be remembered, one or more.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="The task to be trained on; needs labels or targets.")],
-    head: Annotated[str, typer.Argument(metavar="HEAD", help="The linear head as it stands before the training.")],
+    head: Annotated[
+        str, typer.Argument(metavar="HEAD", help="The linear head as it stands before the training; or the word fit.")
+    ],
     ridge: Annotated[
         float | None,
         typer.Option(help="Pull towards the old head: absolute, added to Phi^T Phi.", rich_help_panel=_HOW),
@@ -119,7 +121,8 @@ def forecast(
     OLD needs no labels, but without them there is no accuracy.
 
     A head is one `.safetensors` file with `weight` [C, F] and `bias` [C] (the state_dict of a torch.nn.Linear; the bias
-    may be missing), or `WEIGHT.npy[,BIAS.npy]`.
+    may be missing), or `WEIGHT.npy[,BIAS.npy]`. Without a head of your own write `fit`: one is fitted to OLD first, by
+    ridge regression on its labels.
 
     Example, two tasks and a head saved with numpy:
 

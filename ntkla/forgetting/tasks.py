@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from ntkla.linalg import checks
-from ntkla.linalg.design import widened
 from ntkla.linalg.errors import ArgumentError, DtypeError, LabelError, ShapeError
+from ntkla.linalg.weights import sample_weights
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -27,8 +27,9 @@ class Task:
         outputs: int64 [C], the outputs of the head that the task uses, in the order of the targets' columns; None for
             all of the head's.  Of a new task, the others are not trained: no loss, ridge or decay touches them.  Of an
             old task, the forecast is about these, and the predicted class is the largest among them.
-        weights: float64 [n], >= 0, of each sample in the loss `1/2 sum_i weights_i ||phi_i W^T - y_i||^2` that is
-            trained on a new task; None for 1 each.  What a forecast says about an old task counts each sample once.
+        weights: float64 [n], >= 0 and one above 0, of each sample in the loss that is trained on a new task,
+            `1/2 sum_i weights_i ||phi_i W^T - y_i||^2`; None for 1 each.  What a forecast says about an old task
+            counts each sample once.
 
     Raises:
         DtypeError, ShapeError, DeviceError, NonFiniteError, ScaleError, LabelError, ArgumentError
@@ -51,7 +52,7 @@ class Task:
         labels = None if self.labels is None else _labels(self.labels, samples, columns if outputs is None else None)
         if labels is not None and outputs is not None:
             _require_among(labels, outputs)
-        weights = None if self.weights is None else _weights(self.weights, samples)
+        weights = None if self.weights is None else sample_weights("weights", self.weights, samples)
         checked = {"targets": targets, "labels": labels, "outputs": outputs, "weights": weights}
         checks.one_device(features=features, **checked)
         for name, value in {"features": features, **checked}.items():
@@ -188,15 +189,3 @@ def _require_among(labels: torch.Tensor, outputs: torch.Tensor) -> None:
             f"labels: {strangers[:5]} are not among the task's outputs {outputs.tolist()[:20]}. "
             "Labels are numbers of the whole head's outputs: add those outputs, or drop the samples with .select(...)."
         )
-
-
-def _weights(weights: object, samples: int) -> torch.Tensor:
-    if not isinstance(weights, torch.Tensor) or weights.ndim != 1:
-        came = tuple(weights.shape) if isinstance(weights, torch.Tensor) else type(weights).__name__
-        raise ShapeError(f"weights: expected a tensor of shape ({samples},), one weight a sample, got {came}.")
-    if weights.shape != (samples,):
-        raise ShapeError(f"weights: expected shape ({samples},), one weight a sample, got {tuple(weights.shape)}.")
-    exact = widened(checks.matrix("weights", weights[:, None])[:, 0])
-    if bool((exact < 0).any()):
-        raise ArgumentError("weights: expected weights >= 0, got a negative one. Drop those samples.")
-    return exact

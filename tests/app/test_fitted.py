@@ -72,7 +72,7 @@ def test_targets_can_be_fitted_as_well(files):
     [
         (lambda f: [f.first, f.second, f.new, "fit"], "one OLD, and 2 are given"),
         (lambda f: [f.first.split(",")[0], f.new, "fit"], "has no labels"),
-        (lambda f: [zeros(f), f.new, "fit"], "all features in"),
+        (lambda f: [zeros(f), f.new, "fit"], "a weight above 0"),
     ],
 )
 def test_what_cannot_be_fitted_is_one_line(files, arguments, message):
