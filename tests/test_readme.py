@@ -7,19 +7,41 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
+from typer.testing import CliRunner
 
 import ntkla
+from ntkla.app.commands import app
 
 README = Path(__file__).parents[1] / "README.md"
 
 
 def test_the_library_example_runs_as_written():
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf8"), re.DOTALL)
-    assert blocks, "the README has no Python block"
-    for block in blocks:
+    sessions = [block for block in blocks if ">>>" in block]
+    assert sessions, "the README has no Python session"
+    for block in sessions:
         test = doctest.DocTestParser().get_doctest(block, {}, "README", str(README), 0)
         assert test.examples
         assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
+
+
+def test_the_files_and_the_command_work_as_written(tmp_path, monkeypatch):
+    """The block that saves files, run on arrays of the shapes it names; then the command beneath it, and with `fit`."""
+    text = README.read_text(encoding="utf8")
+    (saving,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "numpy.save" in block]
+    (asking,) = [block.strip() for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) if "forecast" in block]
+    draw = np.random.default_rng(0)
+    given = {f"features_{task}": draw.standard_normal((30, 5)).astype(np.float32) for task in ("old", "new")}
+    given |= {f"labels_{task}": draw.integers(3, size=30) for task in ("old", "new")}
+    layer = torch.nn.Linear(5, 3)
+    monkeypatch.chdir(tmp_path)
+    exec(saving, {**given, "layer": layer})
+    command = asking.split()
+    assert command[0] == "ntkla"
+    for head in ("weight.npy,bias.npy", "fit"):
+        result = CliRunner().invoke(app, [head if part == "weight.npy,bias.npy" else part for part in command[1:]])
+        assert result.exit_code == 0, result.output
+        assert "Training on new_x would" in result.stdout
 
 
 def test_exactly_two_set_up_commands_each_in_a_block_of_its_own():
