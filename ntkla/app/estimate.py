@@ -1,7 +1,7 @@
 """How long a forecast or a decomposition will take and how much memory, before it runs.
 
 Operations are counted by the formulas in the docstrings of what runs (`linalg.cost`, `forgetting.trained`,
-`linalg.feature_modes`); the rates come from a product and an eigendecomposition on this machine, some ten milliseconds
+`linalg.feature_modes`); the rates come from a product and an eigendecomposition on this machine, twenty milliseconds
 each; whole forecasts reach three quarters of these.  A residual is counted once plain and once at the first level
 beyond float64, as most forecasts need it.
 """
@@ -22,6 +22,8 @@ _EDGE = 384
 # Below this no machine needs a probe: its operations take less than a second at 10^9 of them a second.
 _FEW = 1e9
 _REACHED = 0.75
+# Seconds for each of the two rates.
+_PROBE = 0.02
 TOLD_FROM = 2.0
 
 
@@ -121,9 +123,9 @@ def _seconds(work: Work, device: torch.device) -> float:
 
 
 def _fastest(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the faster of two runs: the first also loads code."""
-    seconds = []
-    for _ in range(2):
+    """Seconds of the fastest of some runs: the first also loads code, and other programs disturb single ones."""
+    seconds: list[float] = []
+    while sum(seconds) < _PROBE or (len(seconds) < 2 and sum(seconds) < 10 * _PROBE):
         began = time.perf_counter()
         run()
         if device.type == "cuda":
@@ -133,7 +135,7 @@ def _fastest(run: Callable[[], object], device: torch.device) -> float:
 
 
 def _time(seconds: float) -> str:
-    if seconds < 90:
+    if seconds < 180:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 

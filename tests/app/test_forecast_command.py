@@ -164,6 +164,25 @@ def test_new_classes_select_samples(files):
     assert found["inputs"]["new"]["samples"] == int((files.new_task.labels >= 3).sum())
 
 
+def test_targets_and_weights_reach_the_library(files, tmp_path):
+    draw = torch.Generator().manual_seed(8)
+    features, samples = files.new_task.features, len(files.new_task.features)
+    targets = torch.randn((samples, CLASSES), generator=draw)
+    weights = torch.rand(samples, generator=draw)
+    weights[:3] = 0.0
+    for name, array in (("x", features), ("t", targets), ("w", weights)):
+        np.save(tmp_path / f"{name}.npy", array.numpy())
+    typed = ",".join(str(tmp_path / f"{name}.npy") for name in "xwt")
+    found = document(files.first, typed, files.head, "--relative-ridge", "0.5")
+    exact = (weights.double() * (features.double().square().sum(1) + 1)).sum() / (FEATURES + 1)
+    unit = found["settings"]["mean_eigenvalue"]
+    # Each square and each sum rounds once, in either order.
+    assert abs(unit - float(exact)) <= 2 * features.numel() * torch.finfo(torch.float64).eps * unit
+    new = ntkla.Task(features, targets, weights=weights)
+    expected = ntkla.forecast(files.olds["first_x"], new, files.linear, ridge=0.5 * unit)
+    assert found["tasks"][0]["drift"]["largest"] == float(expected.drift.abs().max())
+
+
 def test_names(files):
     found = document(*files.arguments, *EXACT, "--name", "dogs", "--name", "cats")
     assert [task["name"] for task in found["tasks"]] == ["dogs", "cats"]
