@@ -13,9 +13,10 @@ from ntkla.app.backbone import BACKBONES
 from ntkla.app.bars import progress_bar
 from ntkla.app.comparison import Comparison
 from ntkla.app.data import CLASSES, SplitTask, mnist_features, split_tasks
-from ntkla.app.failures import OutputError, need
+from ntkla.app.failures import need
 from ntkla.app.sequence import Plan, run_sequence, total_steps
 from ntkla.app.threads import one_thread
+from ntkla.app.written import make_folder, written
 
 
 def run_demo(output: Path, seed: int, backbone: str) -> bool:
@@ -41,29 +42,17 @@ def run_demo(output: Path, seed: int, backbone: str) -> bool:
     plan = Plan()
     screen.print(introduction(tasks, plan, backbone))
     comparisons = _sequence(tasks, plan, notes)
-    written = write(output, comparisons, [task.name for task in tasks])
+    paths = write(output, comparisons, [task.name for task in tasks])
     screen.print(report.tables([c.row() for c in comparisons], [task.name for task in tasks]))
     screen.print(conclusion(comparisons))
-    screen.print(f"Written to {output}: " + ", ".join(path.name for path in written))
+    screen.print(f"Written to {output}: " + ", ".join(path.name for path in paths))
     return all(c.holds for c in comparisons)
-
-
-def make_folder(folder: Path) -> None:
-    """Makes a folder and checks that files can be made in it; OutputError otherwise."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / report.FILE).open("a").close()
-    except OSError as cause:
-        raise OutputError(f"--output: cannot write to {folder} ({cause.strerror}). Choose another folder.") from cause
 
 
 def write(folder: Path, comparisons: Sequence[Comparison], names: Sequence[str]) -> list[Path]:
     """Writes `report.json` and the pictures; returns their paths."""
-    path = folder / report.FILE
-    try:
-        path.write_text(report.to_json([c.row() for c in comparisons]), encoding="utf-8")
-    except OSError as cause:
-        raise OutputError(f"{path} cannot be written ({cause.strerror}). Choose another --output folder.") from cause
+    document = report.to_json([c.row() for c in comparisons])
+    path = written(folder / report.FILE, lambda path: path.write_text(document, encoding="utf-8"))
     return [path, *plots.write_pictures(folder, comparisons, names)]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ntkla.app import forecast_json, inputs
+from ntkla.app.cache import save
 from ntkla.app.estimate import Estimate, of_forecast
 from ntkla.app.failures import need
 from ntkla.app.forecast_options import ForecastOptions
@@ -103,7 +104,6 @@ def _facts(tasks: inputs.Tasks, reports: ForgettingReports, options: ForecastOpt
 def _write(folder: Path, outcome: Outcome, document: str) -> list[Path]:
     """Writes `report.json`, `drift.safetensors` and `page.png`; returns their paths."""
     write_page = need("ntkla.app.page", "cli").write_page
-    save_file = need("safetensors.torch", "cli").save_file
     tasks = outcome.reports.tasks
     arrays: dict[str, torch.Tensor] = {}
     for name, report in tasks.items():
@@ -115,6 +115,6 @@ def _write(folder: Path, outcome: Outcome, document: str) -> list[Path]:
     labels = {name: task.labels for name, task in outcome.tasks.olds.items()}
     return [
         written(folder / "report.json", lambda path: path.write_text(document, encoding="utf-8")),
-        written(folder / "drift.safetensors", lambda path: save_file(arrays, path)),
+        written(folder / "drift.safetensors", lambda path: save(arrays, path, {})),
         write_page(folder / "page.png", tasks, outcome.facts, title, labels=labels),
     ]

@@ -9,8 +9,9 @@ import pytest
 from matplotlib.image import imread
 
 from ntkla.app import report
-from ntkla.app.demo import conclusion, introduction, make_folder, write
+from ntkla.app.demo import conclusion, introduction, write
 from ntkla.app.failures import OutputError
+from ntkla.app.written import make_folder
 from ntkla.app.sequence import Plan
 
 COUNTS = ["r50", "r90", "k_G", "k_star"]
