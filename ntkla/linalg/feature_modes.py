@@ -72,7 +72,7 @@ class FeatureModes(Result):
         return False
 
     def eigenmodes(self) -> Eigenmodes:
-        """The same as the result of `eigenmodes(features, n)`, for at most as many samples as columns: no new bits.
+        """The same modes and bounds as an `Eigenmodes`, where the vectors are those of G: for n <= columns.
 
         Raises:
             ArgumentError: there are more samples, so the vectors of G are not at hand.
