@@ -111,7 +111,7 @@ def _holds_objects(value: Any) -> bool:
 
 
 def _line(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+    return json.dumps(value, allow_nan=False)
 
 
 def plain(value: Any) -> Any:

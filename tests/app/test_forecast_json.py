@@ -132,6 +132,11 @@ def test_text_breaks_objects_and_keeps_arrays_together():
     ]
 
 
+def test_any_name_of_a_file_can_be_written():
+    name = b"caf\xc3\xa9 \xff".decode("utf-8", "surrogateescape")
+    assert json.loads(text({"path": name}).encode("ascii")) == {"path": name}
+
+
 def test_nan_is_never_written():
     with pytest.raises(ValueError, match="JSON"):
         text({"a": math.nan})

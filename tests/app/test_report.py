@@ -11,8 +11,8 @@ from matplotlib.image import imread
 from ntkla.app import report
 from ntkla.app.demo import conclusion, introduction, write
 from ntkla.app.failures import OutputError
-from ntkla.app.written import make_folder
 from ntkla.app.sequence import Plan
+from ntkla.app.written import make_folder
 
 COUNTS = ["r50", "r90", "k_G", "k_star"]
 MEASURES = ["cosine", "norm_ratio", "max_difference", "bound", "training_rounding"]
