@@ -124,7 +124,12 @@ def _task(
 
 def _moved(file: TaskFile, device: torch.device) -> TaskFile:
     arrays = {role: getattr(file, role).to(device) for role in file.paths}
-    return dataclasses.replace(file, **arrays)
+    return dataclasses.replace(file, name=_printable(file.name), **arrays)
+
+
+def _printable(name: str) -> str:
+    """A name as screens and files of text can hold it."""
+    return "".join(character if character.isprintable() else "?" for character in name)
 
 
 def _head(head: LinearHead, device: torch.device) -> LinearHead:
@@ -150,9 +155,9 @@ def _dtype(file: TaskFile) -> str:
 def _names(files: Sequence[TaskFile], given: Sequence[str] | None) -> list[str]:
     """The names given; else the first of these that tell all files apart: stem, folder/stem, stem with a number."""
     if given is not None:
-        return list(given)
+        return [_printable(name) for name in given]
     stems = [file.name for file in files]
-    folders = [f"{file.paths['features'].parent.name}/{file.name}" for file in files]
+    folders = [_printable(f"{file.paths['features'].parent.name}/{file.name}") for file in files]
     counted = [f"{stem} {number}" for number, stem in enumerate(stems, start=1)]
     return next(names for names in (stems, folders, counted) if len(set(names)) == len(names))
 

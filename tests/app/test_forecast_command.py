@@ -190,6 +190,18 @@ def test_names(files):
     assert [task["name"] for task in twice["tasks"]] == ["first_x 1", "first_x 2"]
 
 
+def test_a_name_that_no_screen_can_show(files, tmp_path):
+    path = str(tmp_path).encode() + b"/\xff\x1b[31m.npy"
+    with open(path, "wb") as file:
+        np.save(file, files.olds["first_x"].features.numpy())
+    old, folder = path.decode("utf-8", "surrogateescape"), tmp_path / "there"
+    result = run(old, files.new, files.head, *EXACT, "--output", folder)
+    assert result.exit_code == 0, result.output
+    assert "\x1b" not in result.stdout
+    assert set(load_file(folder / "drift.safetensors")) == {"??[31m.drift", "??[31m.error_bound"}
+    assert json.loads((folder / "report.json").read_text())["tasks"][0]["name"] == "??[31m"
+
+
 def test_one_old_task_without_labels(files):
     features = files.first.split(",")[0]
     result = run(features, files.new, files.head, *EXACT)
