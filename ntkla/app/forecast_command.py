@@ -12,106 +12,125 @@ from ntkla.app.forecast_options import ForecastOptions
 
 _HOW, _WHAT, _SHOW = "How the head is trained", "Which outputs and samples", "What is shown"
 
+Old = Annotated[list[str], typer.Argument(metavar="OLD...", help="Tasks to be remembered, one or more.")]
+New = Annotated[str, typer.Argument(metavar="NEW", help="The task to be trained on; needs labels or targets.")]
+Head = Annotated[
+    str, typer.Argument(metavar="HEAD", help="The linear head as it stands before the training; or the word fit.")
+]
+Ridge = Annotated[
+    float | None,
+    typer.Option(help="Pull towards the old head: absolute, added to Phi^T Phi.", rich_help_panel=_HOW),
+]
+RelativeRidge = Annotated[
+    float | None,
+    typer.Option(help="The same, in mean eigenvalues of NEW's Phi^T Phi; 0.01 is mild.", rich_help_panel=_HOW),
+]
+Sgd = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LR,STEPS[,MOMENTUM[,nesterov]]",
+        help="Full-batch gradient descent instead of the optimum; the ridge is then 0 unless given.",
+        rich_help_panel=_HOW,
+    ),
+]
+Flow = Annotated[
+    float | None,
+    typer.Option(metavar="TIME", help="Gradient flow for this time instead of the optimum.", rich_help_panel=_HOW),
+]
+WeightDecay = Annotated[float, typer.Option(help="Pull towards zero, absolute.", rich_help_panel=_HOW)]
+MeanLoss = Annotated[
+    bool,
+    typer.Option(
+        "--mean-loss",
+        help="LR, TIME, ridge and weight decay are meant for torch's MSELoss, the mean over samples and outputs; "
+        "without this, for half the sum.",
+        rich_help_panel=_HOW,
+    ),
+]
+FreeBias = Annotated[
+    bool, typer.Option("--free-bias", help="No ridge or weight decay on the bias.", rich_help_panel=_HOW)
+]
+OldOutputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NUMBERS",
+        help="Outputs of the head that OLD uses, such as 0-4,7; once for all, or once an OLD.",
+        rich_help_panel=_WHAT,
+    ),
+]
+NewOutputs = Annotated[
+    str | None,
+    typer.Option(metavar="NUMBERS", help="Outputs that NEW trains; the others stay.", rich_help_panel=_WHAT),
+]
+OldClasses = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NUMBERS",
+        help="Only the samples of OLD with these labels; once for all, or once an OLD.",
+        rich_help_panel=_WHAT,
+    ),
+]
+NewClasses = Annotated[
+    str | None,
+    typer.Option(metavar="NUMBERS", help="Only the samples of NEW with these labels.", rich_help_panel=_WHAT),
+]
+Name = Annotated[
+    list[str] | None,
+    typer.Option(help="What an OLD is called, once an OLD; its file's name if left out.", rich_help_panel=_WHAT),
+]
+After = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HEAD", help="The head after the training: what really happened, beside.", rich_help_panel=_SHOW
+    ),
+]
+Top = Annotated[int, typer.Option(help="How many of the samples that drift most are listed.", rich_help_panel=_SHOW)]
+ModesShare = Annotated[
+    float, typer.Option(metavar="SHARE", help="The share of the kernel that k_G counts.", rich_help_panel=_SHOW)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.", rich_help_panel=_SHOW)]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Write report.json, page.png and drift.safetensors (drift and error bound of every sample) there.",
+        rich_help_panel=_SHOW,
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(help="Relative error that is to be proved; 1e-10 if left out. A larger one is faster."),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Leave with exit code 3 unless that was proved for every OLD.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
+
 
 def forecast(
-    old: Annotated[list[str], typer.Argument(metavar="OLD...", help="Tasks to be remembered, one or more.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The task to be trained on; needs labels or targets.")],
-    head: Annotated[
-        str, typer.Argument(metavar="HEAD", help="The linear head as it stands before the training; or the word fit.")
-    ],
-    ridge: Annotated[
-        float | None,
-        typer.Option(help="Pull towards the old head: absolute, added to Phi^T Phi.", rich_help_panel=_HOW),
-    ] = None,
-    relative_ridge: Annotated[
-        float | None,
-        typer.Option(help="The same, in mean eigenvalues of NEW's Phi^T Phi; 0.01 is mild.", rich_help_panel=_HOW),
-    ] = None,
-    sgd: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LR,STEPS[,MOMENTUM[,nesterov]]",
-            help="Full-batch gradient descent instead of the optimum; the ridge is then 0 unless given.",
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
-    flow: Annotated[
-        float | None,
-        typer.Option(metavar="TIME", help="Gradient flow for this time instead of the optimum.", rich_help_panel=_HOW),
-    ] = None,
-    weight_decay: Annotated[float, typer.Option(help="Pull towards zero, absolute.", rich_help_panel=_HOW)] = 0.0,
-    mean_loss: Annotated[
-        bool,
-        typer.Option(
-            "--mean-loss",
-            help="LR, TIME, ridge and weight decay are meant for torch's MSELoss, the mean over samples and outputs; "
-            "without this, for half the sum.",
-            rich_help_panel=_HOW,
-        ),
-    ] = False,
-    free_bias: Annotated[
-        bool, typer.Option("--free-bias", help="No ridge or weight decay on the bias.", rich_help_panel=_HOW)
-    ] = False,
-    old_outputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NUMBERS",
-            help="Outputs of the head that OLD uses, such as 0-4,7; once for all, or once an OLD.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    new_outputs: Annotated[
-        str | None,
-        typer.Option(metavar="NUMBERS", help="Outputs that NEW trains; the others stay.", rich_help_panel=_WHAT),
-    ] = None,
-    old_classes: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NUMBERS",
-            help="Only the samples of OLD with these labels; once for all, or once an OLD.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    new_classes: Annotated[
-        str | None,
-        typer.Option(metavar="NUMBERS", help="Only the samples of NEW with these labels.", rich_help_panel=_WHAT),
-    ] = None,
-    name: Annotated[
-        list[str] | None,
-        typer.Option(help="What an OLD is called, once an OLD; its file's name if left out.", rich_help_panel=_WHAT),
-    ] = None,
-    after: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HEAD", help="The head after the training: what really happened, beside.", rich_help_panel=_SHOW
-        ),
-    ] = None,
-    top: Annotated[
-        int, typer.Option(help="How many of the samples that drift most are listed.", rich_help_panel=_SHOW)
-    ] = 10,
-    modes_share: Annotated[
-        float, typer.Option(metavar="SHARE", help="The share of the kernel that k_G counts.", rich_help_panel=_SHOW)
-    ] = 0.9,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of tables.", rich_help_panel=_SHOW)
-    ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Write report.json, page.png and drift.safetensors (drift and error bound of every sample) there.",
-            rich_help_panel=_SHOW,
-        ),
-    ] = None,
-    tol: Annotated[
-        float | None,
-        typer.Option(help="Relative error that is to be proved; 1e-10 if left out. A larger one is faster."),
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Leave with exit code 3 unless that was proved for every OLD.")
-    ] = False,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
-    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+    old: Old,
+    new: New,
+    head: Head,
+    ridge: Ridge = None,
+    relative_ridge: RelativeRidge = None,
+    sgd: Sgd = None,
+    flow: Flow = None,
+    weight_decay: WeightDecay = 0.0,
+    mean_loss: MeanLoss = False,
+    free_bias: FreeBias = False,
+    old_outputs: OldOutputs = None,
+    new_outputs: NewOutputs = None,
+    old_classes: OldClasses = None,
+    new_classes: NewClasses = None,
+    name: Name = None,
+    after: After = None,
+    top: Top = 10,
+    modes_share: ModesShare = 0.9,
+    json: Json = False,
+    output: Output = None,
+    tol: Tolerance = None,
+    strict: Strict = False,
+    device: Device = "cpu",
+    debug: Debug = False,
 ) -> None:
     """What training HEAD on NEW will do to every prediction on OLD, before the first step, with proved error bounds.
 
