@@ -7,18 +7,16 @@ import platform
 import re
 import textwrap
 from importlib import metadata
-from pathlib import Path
 
 import torch
 
 import ntkla
 from ntkla.app import cache
-from ntkla.linalg import checks
 from ntkla.linalg.errors import MissingPackageError
+from ntkla.linalg.free_memory import available_memory, container_limit
 from ntkla.linalg.precision import flushes_subnormals
 from ntkla.linalg.probe import conventional_products
 
-_CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _NEEDED = ("torch", "numpy", "scipy")
 _OPTIONAL = (
     "threadpoolctl",
@@ -90,11 +88,9 @@ def _processor() -> str:
 
 
 def _memory() -> Entries:
-    free = ("free now", f"{checks.available_memory(torch.device('cpu')) / 1e9:.1f} GB")
-    limits = [(path, path.read_text(encoding="ascii").strip()) for path in _CGROUPS if path.exists()]
-    # Without a limit the first kind of file says "max", the second a number near 2^63.
-    stated = [f"{int(limit) / 1e9:.1f} GB" for _, limit in limits if limit.isdecimal() and int(limit) < 2**60]
-    return [free, ("limit of the container", stated[0] if stated else "none")]
+    free = ("free now", f"{available_memory(torch.device('cpu')) / 1e9:.1f} GB")
+    limit = container_limit()
+    return [free, ("limit of the container", "none" if limit is None else f"{limit / 1e9:.1f} GB")]
 
 
 def _threads() -> Entries:

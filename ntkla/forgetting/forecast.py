@@ -166,7 +166,7 @@ def _check(olds: Mapping[str, Task], new: object, head: object) -> None:
     if new.targets is None:
         raise ArgumentError("new: expected a task with targets to train on. Use Task.from_labels, or pass targets=.")
     # The tasks have checked their entries; a second look would read all features again.
-    for name, task in {**olds, "new": new}.items():
+    for name, task in [*olds.items(), ("new", new)]:
         checks.lengths(f"{name}.features", task.features, columns=head.weight.shape[1])
         if task.outputs is not None:
             require_outputs(f"{name}.outputs", task.outputs, head.outputs)
@@ -174,8 +174,8 @@ def _check(olds: Mapping[str, Task], new: object, head: object) -> None:
             checks.lengths(f"{name}.targets", task.targets, columns=head.outputs)
         if task.labels is not None:
             require_labels_below(task.labels, head.outputs)
-        checks.one_dtype(**{name: task.features, "new": new.features})
-        checks.one_device(**{name: task.features, "new": new.features, "head": head.weight})
+        checks.one_dtype(**{f"{name}.features": task.features, "the new features": new.features})
+        checks.one_device(**{f"{name}.features": task.features, "the new features": new.features, "head": head.weight})
     # Six arrays of this size are in the reports, and three are there while classes are compared.
     entries = sum(task.features.shape[0] * numbers(task, head).shape[0] for task in olds.values())
     checks.memory("the forecast of all old predictions", 8 * 9 * entries, head.weight.device)

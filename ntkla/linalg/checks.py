@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import math
 import operator
-import os
 import struct
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -24,12 +22,12 @@ from ntkla.linalg.errors import (
     ScaleError,
     ShapeError,
 )
+from ntkla.linalg.free_memory import available_memory
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # Gram entries are sums of products of two entries and enter further products with a head: a quarter of float64's
 # exponent range keeps every intermediate finite with room for n, F and the reciprocal of a ridge.
 LARGEST_ENTRY = 2.0**250
-_MEMINFO = Path("/proc/meminfo")
 # A penalty divides: below this one a bound of it may be subnormal, and zero where arithmetic flushes.
 LEAST_PENALTY = 2.0**-1000
 # The longest dimension that a tensor can have.
@@ -203,18 +201,6 @@ def choice(name: str, value: object, allowed: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in allowed:
         raise ArgumentError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}.")
     return value
-
-
-def available_memory(device: torch.device) -> int:
-    """Bytes that a new allocation on `device` can expect to get."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    lines = _MEMINFO.read_text(encoding="ascii").splitlines() if _MEMINFO.exists() else []
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    # Not Linux: the physical size is the best that the standard library knows.
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def memory(what: str, bytes_needed: int, device: torch.device) -> None:

@@ -13,8 +13,7 @@ from perf.harness import Contender
 from perf.suites.forecast_experts import work
 from perf.suites.forecast_problem import Problem
 
-_FACTOR, _REFINE, _DRIFT = "ntkla.linalg.factor", "ntkla.linalg.refine", "ntkla.forgetting.drift"
-_PREDICT = "ntkla.forgetting.predict"
+_FACTOR, _REFINE, _DRIFTS = "ntkla.linalg.factor", "ntkla.linalg.refine", "ntkla.forgetting.drifts"
 PARTS = [
     parts.Part("checks", "ntkla.linalg.checks", "matrix"),
     parts.Part("Gram", _FACTOR, "normal_matrix"),
@@ -26,8 +25,8 @@ PARTS = [
     parts.Part("first solve", _FACTOR, "DualFactor.start"),
     parts.Part("refinement", _REFINE, "Refinement._correct"),
     parts.Part("residual", _REFINE, "Refinement._measure"),
-    parts.Part("certificate", _PREDICT, "drift_of"),
-    parts.Part("certificate", _PREDICT, "drift_scale"),
+    parts.Part("certificate", _DRIFTS, "drift_of"),
+    parts.Part("certificate", _DRIFTS, "drift_scale"),
     parts.Part("certificate", "ntkla.linalg.stability", "Stability.row_distances"),
     parts.Part("drift", "ntkla.linalg.design", "DesignMatrix.matmul", inside="certificate"),
 ]

@@ -203,6 +203,14 @@ def test_forecast_refuses(old, new, settings, message):
         forecast(old, new, HEAD, ridge=1.0, **settings)
 
 
+def test_an_old_task_may_be_called_new():
+    with pytest.raises(ShapeError, match=r"new.features: expected 7 columns"):
+        forecast({"new": Task(X[:, :3])}, task(4, None), HEAD, ridge=1.0)
+    with pytest.raises(DtypeError):
+        forecast({"new": Task(X.float())}, task(4, None), HEAD, ridge=1.0)
+    assert len(forecast({"new": Task(X)}, task(4, None), HEAD, ridge=1.0)) == 1
+
+
 def test_labels_beyond_the_head():
     with pytest.raises(LabelError, match="from 0 to 4"):
         forecast(Task(X, labels=torch.tensor([0, 1, 2, 5])), task(4, None), HEAD, ridge=1.0)

@@ -230,12 +230,6 @@ def test_memory_that_will_not_fit_is_refused_with_the_number_of_bytes():
     assert checks.memory("K", 1, CPU) is None
 
 
-def test_available_memory_without_proc_falls_back_to_the_physical_size(monkeypatch, tmp_path):
-    measured = checks.available_memory(CPU)
-    monkeypatch.setattr(checks, "_MEMINFO", tmp_path / "meminfo")
-    assert checks.available_memory(CPU) >= measured > 0
-
-
 # --- the exceptions themselves --------------------------------------------------------------------------------------
 
 
