@@ -5,7 +5,6 @@ This file is the only public door: it re-exports by name, and tells the whole li
 """
 
 from ntkla import models
-from ntkla.forgetting.autopsy import PostMortem
 from ntkla.forgetting.classes import ClassForgetting
 from ntkla.forgetting.convention import from_torch_sgd
 from ntkla.forgetting.decompose import Decomposition, decompose
@@ -14,6 +13,7 @@ from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.post_mortem import post_mortem
+from ntkla.forgetting.post_mortem_result import PostMortem
 from ntkla.forgetting.predict import predict_forgetting
 from ntkla.forgetting.ranks import Rank, effective_rank, vulnerable_rank
 from ntkla.forgetting.report import ForgettingReport, ForgettingReports

@@ -42,8 +42,8 @@ import torch
 from ntkla import __version__
 from ntkla.app.outcome import Outcome
 from ntkla.app.task_file import TaskFile
-from ntkla.forgetting.autopsy import PostMortem
 from ntkla.forgetting.heads import LinearHead
+from ntkla.forgetting.post_mortem_result import PostMortem
 from ntkla.forgetting.predictions import Flips
 from ntkla.forgetting.ranks import Rank
 from ntkla.forgetting.report import ForgettingReport

@@ -16,9 +16,9 @@ from ntkla.app.outcome import Outcome
 from ntkla.app.settings import Settings, in_typed_units, settle
 from ntkla.app.watching import Stage, watched
 from ntkla.app.written import make_folder, written
-from ntkla.forgetting.autopsy import PostMortem
 from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.post_mortem import post_mortem
+from ntkla.forgetting.post_mortem_result import PostMortem
 from ntkla.forgetting.report import ForgettingReports
 from ntkla.linalg.errors import TrainingDivergesError
 

@@ -12,8 +12,8 @@ from rich.text import Text
 from ntkla.app.fitted import FIT
 from ntkla.app.outcome import Outcome
 from ntkla.app.words import answer, count, percent, root_mean_square, training
-from ntkla.forgetting.autopsy import PostMortem
 from ntkla.forgetting.classes import ClassForgetting
+from ntkla.forgetting.post_mortem_result import PostMortem
 from ntkla.forgetting.report import ForgettingReport
 from ntkla.forgetting.samples import SampleDrift
 

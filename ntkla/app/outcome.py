@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ntkla.app.forecast_options import ForecastOptions
 from ntkla.app.inputs import Files, Tasks
 from ntkla.app.settings import Settings
-from ntkla.forgetting.autopsy import PostMortem
+from ntkla.forgetting.post_mortem_result import PostMortem
 from ntkla.forgetting.report import ForgettingReports
 
 

@@ -12,7 +12,7 @@ import torch
 
 from ntkla.app import canvas, page_classes, page_samples, page_spectrum
 from ntkla.app.axes import plain
-from ntkla.forgetting.autopsy import PostMortem
+from ntkla.forgetting.post_mortem_result import PostMortem
 from ntkla.forgetting.report import ForgettingReport
 from ntkla.linalg.feature_modes import FeatureModes
 from ntkla.linalg.modes import Eigenmodes

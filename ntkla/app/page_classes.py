@@ -10,9 +10,9 @@ import numpy as np
 
 from ntkla.app.axes import array, heading, interval, legend_below, middle, note, plain, power_of_ten
 from ntkla.app.canvas import BLACK, BLUE, GREY, VERMILION
-from ntkla.forgetting.autopsy import PostMortem
 from ntkla.forgetting.classes import ClassForgetting
-from ntkla.forgetting.drift import size_of
+from ntkla.forgetting.drift_bound import size_of
+from ntkla.forgetting.post_mortem_result import PostMortem
 from ntkla.forgetting.report import ForgettingReport
 from ntkla.linalg.decisions import Decision
 

@@ -9,7 +9,7 @@ import torch
 
 from ntkla.app.axes import Floats, array, evenly, heading, legend_below, logarithmic, note, places, power_of_ten
 from ntkla.app.canvas import BLACK, BLUE, GREY, VERMILION
-from ntkla.forgetting.autopsy import PostMortem
+from ntkla.forgetting.post_mortem_result import PostMortem
 from ntkla.forgetting.predictions import Predictions
 from ntkla.forgetting.report import ForgettingReport
 from ntkla.forgetting.tasks import positions

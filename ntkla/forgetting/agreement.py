@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.forgetting.drift import Size, size_of
+from ntkla.forgetting.drift_bound import Size, size_of
 from ntkla.linalg.normal_solver import ratio
 from ntkla.linalg.precision import SHORT_CHAIN, U64, rounded_up
 

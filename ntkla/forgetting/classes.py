@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ntkla.forgetting.drift import size_of
+from ntkla.forgetting.drift_bound import size_of
 from ntkla.forgetting.predictions import Flips, Predictions
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.precision import SHORT_CHAIN, U64

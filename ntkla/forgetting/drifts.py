@@ -1,6 +1,6 @@
 """From a solved update of the head to the drift of each old task, refined until every drift meets the tolerance.
 
-One update serves any number of old tasks.  The bound of every drift is derived in `drift.py`.  Its relative form
+One update serves any number of old tasks.  The bound of every drift is derived in `drift_bound.py`.  Its relative form
 divides the Frobenius norm of the bound by `max(||dF_A||_F, || |Phi_A| |dW|^T ||_F)`: the two differ when the drift
 cancels.
 """
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.forgetting.drift import Drift, RowSizes, drift_of, drift_scale
+from ntkla.forgetting.drift_bound import Drift, RowSizes, drift_of, drift_scale
 from ntkla.forgetting.trained import TrainedUpdate
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.normal_solver import NormalSolve, SolveDiagnostics, ratio

@@ -11,8 +11,8 @@ from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.predict import Learning
 from ntkla.forgetting.ranks import share_between_0_and_1
 from ntkla.forgetting.report import ForgettingReport, ForgettingReports
-from ntkla.forgetting.reporting import Wanted, report_of
 from ntkla.forgetting.shared_head import drifts_of_tasks, numbers
+from ntkla.forgetting.task_report import Wanted, report_of
 from ntkla.forgetting.tasks import Task, require_labels_below, require_outputs
 from ntkla.forgetting.training import Training
 from ntkla.linalg import checks

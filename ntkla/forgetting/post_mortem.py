@@ -2,7 +2,7 @@
 
 The fact is `Phi_A (W_after - W_A)^T` for the two heads as stored.  Their difference is formed without an error, as an
 unevaluated sum of two float64 numbers; its small part counts as an error of the large one, and the bound of the
-product is that of `drift.py`.
+product is that of `drift_bound.py`.
 
 A trained head has been rounded at every step, which no forecast knows.  `head_rounding` gives the measure: rounding
 each of its numbers once more, by the unit roundoff u of its own type, moves the predictions by at most
@@ -17,12 +17,12 @@ from typing import NamedTuple
 import torch
 
 from ntkla.forgetting.agreement import Agreement, agreement
-from ntkla.forgetting.autopsy import AS_FORECAST, CLOSE, DIFFERENT, PostMortem
 from ntkla.forgetting.classes import per_class
 from ntkla.forgetting.decompose import Decomposition
 from ntkla.forgetting.decompose_update import decompose_update
-from ntkla.forgetting.drift import Drift, RowSizes, drift_of, drift_scale
+from ntkla.forgetting.drift_bound import Drift, RowSizes, drift_of, drift_scale
 from ntkla.forgetting.heads import LinearHead
+from ntkla.forgetting.post_mortem_result import AS_FORECAST, CLOSE, DIFFERENT, PostMortem
 from ntkla.forgetting.predictions import Flips, Predictions
 from ntkla.forgetting.report import ForgettingReport
 from ntkla.forgetting.shared_head import numbers

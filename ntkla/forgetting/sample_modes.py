@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.forgetting.drift import size_of
+from ntkla.forgetting.drift_bound import size_of
 from ntkla.forgetting.samples import Home
 from ntkla.forgetting.update_energies import Known, coefficients
 from ntkla.linalg.design import widened

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.forgetting.drift import Size, size_of
+from ntkla.forgetting.drift_bound import Size, size_of
 from ntkla.forgetting.predictions import Flips, Predictions
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.precision import SHORT_CHAIN
