@@ -1,0 +1,17 @@
+"""Triton kernels and their launchers; `ntkla.linalg.ops` is their only user.
+
+    tiles.py   what the kernels share: pinned tiles, what fits a device, which tile a program computes
+    gram.py    x x^T and x y^T
+    normal_matmul.py, layer_ntk.py   the one-pass normal product and the products of layer factors
+
+Importing this package imports torch and triton, and nothing of ntkla.  Each kernel module holds the kernel, the
+launcher, `variants()` (all its pinned configurations), and its error bound with the derivation from the order in which
+the kernel computes.
+
+Verification, none of which needs a GPU: Triton's interpreter runs the kernels on CPU tensors (set TRITON_INTERPRET=1
+before triton is imported), and ahead-of-time compilation for real targets shows registers, spills, shared memory and
+matrix instructions.  Tests marked `gpu` repeat the first on the device.
+
+Determinism: each entry of a result is written by one program that adds in a fixed order, without atomics.  Tiles
+are pinned, never tuned at run time: same inputs (strides included), device model and versions give the same bits.
+"""
