@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ntkla.app.demo_report import Count, Row
 from ntkla.app.pairs import Array
-from ntkla.app.report import Count, Row
 
 OPTIMUM, SGD = "optimum", "sgd"
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from ntkla.app import plots, report
+from ntkla.app import demo_pictures, demo_report
 from ntkla.app.backbone import BACKBONES
-from ntkla.app.bars import progress_bar
 from ntkla.app.comparison import Comparison
 from ntkla.app.data import CLASSES, SplitTask, mnist_features, split_tasks
 from ntkla.app.failures import need
+from ntkla.app.screen import console, progress_bar
 from ntkla.app.sequence import Plan, run_sequence, total_steps
 from ntkla.app.threads import one_thread
 from ntkla.app.written import make_folder, written
@@ -33,7 +33,7 @@ def run_demo(output: Path, seed: int, backbone: str) -> bool:
     Raises:
         MissingPackageError, DataError, OutputError
     """
-    screen, notes = report.console(), report.console(stderr=True)
+    screen, notes = console(), console(stderr=True)
     # Before the long part, so that what would stop the demo at its end costs no time.
     need("matplotlib", "cli")
     make_folder(output)
@@ -43,7 +43,7 @@ def run_demo(output: Path, seed: int, backbone: str) -> bool:
     screen.print(introduction(tasks, plan, backbone))
     comparisons = _sequence(tasks, plan, notes)
     paths = write(output, comparisons, [task.name for task in tasks])
-    screen.print(report.tables([c.row() for c in comparisons], [task.name for task in tasks]))
+    screen.print(demo_report.tables([c.row() for c in comparisons], [task.name for task in tasks]))
     screen.print(conclusion(comparisons))
     screen.print(f"Written to {output}: " + ", ".join(path.name for path in paths))
     return all(c.holds for c in comparisons)
@@ -51,9 +51,9 @@ def run_demo(output: Path, seed: int, backbone: str) -> bool:
 
 def write(folder: Path, comparisons: Sequence[Comparison], names: Sequence[str]) -> list[Path]:
     """Writes `report.json` and the pictures; returns their paths."""
-    document = report.to_json([c.row() for c in comparisons])
-    path = written(folder / report.FILE, lambda path: path.write_text(document, encoding="utf-8"))
-    return [path, *plots.write_pictures(folder, comparisons, names)]
+    document = demo_report.to_json([c.row() for c in comparisons])
+    path = written(folder / demo_report.FILE, lambda path: path.write_text(document, encoding="utf-8"))
+    return [path, *demo_pictures.write_pictures(folder, comparisons, names)]
 
 
 def _features(backbone: str, notes: Console) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,8 +13,8 @@ from ntkla.app.estimate import Estimate, of_forecast
 from ntkla.app.failures import need
 from ntkla.app.forecast_options import ForecastOptions
 from ntkla.app.outcome import Outcome
+from ntkla.app.progress import Stage, watched
 from ntkla.app.settings import Settings, in_typed_units, settle
-from ntkla.app.watching import Stage, watched
 from ntkla.app.written import make_folder, written
 from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.post_mortem import post_mortem
@@ -49,7 +49,7 @@ def run_forecast(options: ForecastOptions) -> bool:
     if options.json:
         sys.stdout.write(document)
     else:
-        screen = need("ntkla.app.report", "cli").console()
+        screen = need("ntkla.app.screen", "cli").console()
         need("ntkla.app.forecast_tables", "cli").show(screen, outcome)
         if paths:
             screen.print(f"\nWritten to {options.output}: " + ", ".join(path.name for path in paths), markup=False)

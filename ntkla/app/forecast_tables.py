@@ -6,18 +6,17 @@ from collections.abc import Mapping
 
 import torch
 from rich.console import Console, Group
-from rich.table import Table
 from rich.text import Text
 
 from ntkla.app.fitted import FIT
 from ntkla.app.outcome import Outcome
+from ntkla.app.screen import shortened, table, titled
 from ntkla.app.words import answer, count, percent, root_mean_square, training
 from ntkla.forgetting.classes import ClassForgetting
 from ntkla.forgetting.post_mortem_result import PostMortem
 from ntkla.forgetting.report import ForgettingReport
 from ntkla.forgetting.samples import SampleDrift
 
-_NAME = 24
 _MOST_CLASSES = 20
 
 
@@ -38,14 +37,6 @@ def show(console: Console, outcome: Outcome) -> None:
         console.print("", _post_mortems(outcome.facts), "", _inside(outcome.facts))
     for name, report in reports.items():
         console.print(f"\n{answer(report, name, new)}", markup=False)
-
-
-def table(*columns: str, left: int = 1) -> Table:
-    """An empty table; the first `left` columns are texts, the others numbers."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for number, column in enumerate(columns):
-        made.add_column(column, justify="left" if number < left else "right", no_wrap=True)
-    return made
 
 
 def _overview(reports: Mapping[str, ForgettingReport]) -> Group:
@@ -133,16 +124,6 @@ def _inside(facts: Mapping[str, PostMortem]) -> Group:
 def _shares(inside: float, outside: float) -> tuple[str, str]:
     total = inside + outside
     return (f"{100 * inside / total:.2f}", f"{100 * outside / total:.2f}") if total > 0 else ("-", "-")
-
-
-def titled(title: str, content: Table) -> Group:
-    """A table below its title, which may be wider than the table; names in it are no markup."""
-    return Group(Text(title, "bold"), content)
-
-
-def shortened(name: str) -> str:
-    """A name that leaves room for the numbers."""
-    return name if len(name) <= _NAME else f"{name[: _NAME - 3]}..."
 
 
 def _cell(name: str) -> Text:

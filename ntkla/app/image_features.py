@@ -10,12 +10,11 @@ import torch
 
 import ntkla
 from ntkla.app.backbone import BACKBONES
-from ntkla.app.bars import progress_bar
 from ntkla.app.cache import save
 from ntkla.app.chunks import features_of
 from ntkla.app.failures import OutputError
 from ntkla.app.images import Images, open_images
-from ntkla.app.report import console
+from ntkla.app.screen import console, progress_bar
 from ntkla.app.written import written
 from ntkla.linalg.errors import ArgumentError
 

@@ -32,8 +32,8 @@ from ntkla.app.files import read_task
 from ntkla.app.forecast_json import SCHEMA, plain, text
 from ntkla.app.inputs import device_named
 from ntkla.app.notation import share
+from ntkla.app.progress import watched
 from ntkla.app.task_file import TaskFile, naming
-from ntkla.app.watching import watched
 from ntkla.app.written import make_folder, written
 from ntkla.forgetting.ranks import KINDS, Rank, effective_rank, vulnerable_rank
 from ntkla.linalg import checks
@@ -109,7 +109,7 @@ def run_modes(options: ModesOptions) -> bool:
     if options.json:
         sys.stdout.write(document)
     else:
-        screen = need("ntkla.app.report", "cli").console()
+        screen = need("ntkla.app.screen", "cli").console()
         need("ntkla.app.modes_tables", "cli").show(screen, found, file.name)
         if paths:
             screen.print(f"\nWritten to {options.output}: " + ", ".join(path.name for path in paths), markup=False)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from ntkla.app.forecast_tables import shortened, table, titled
 from ntkla.app.modes_run import Found
+from ntkla.app.screen import shortened, table, titled
 from ntkla.app.words import count
 from ntkla.forgetting.ranks import Rank
 

@@ -18,6 +18,7 @@ import torch
 
 from ntkla.app.comparison import OPTIMUM, SGD, Comparison, Ranks
 from ntkla.app.data import SplitTask
+from ntkla.app.demo_report import Count
 from ntkla.app.pairs import Array, Pair
 from ntkla.app.reality import (
     Problem,
@@ -29,7 +30,6 @@ from ntkla.app.reality import (
     solve_optimum,
     train_with_sgd,
 )
-from ntkla.app.report import Count
 from ntkla.forgetting.decompose import decompose
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.predict import Learning

@@ -55,7 +55,7 @@ def test_the_demo_writes_its_report(small_demo, comparisons):
 
 def test_a_violated_bound_fails_the_demo(small_demo, monkeypatch, comparisons):
     monkeypatch.setattr(type(comparisons[0]), "holds", property(lambda self: self.new == 2))
-    monkeypatch.setattr(demo.plots, "write_pictures", lambda *_: [])
+    monkeypatch.setattr(demo.demo_pictures, "write_pictures", lambda *_: [])
     result = run("demo", "--output", str(small_demo))
     assert result.exit_code == 1
     assert (small_demo / "report.json").exists()
@@ -107,7 +107,7 @@ def test_without_the_command_line_extra(monkeypatch, capsys):
 
 def test_the_demo_without_rich(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    for module in ("demo", "report"):
+    for module in ("demo", "demo_report", "screen"):
         monkeypatch.delitem(sys.modules, f"ntkla.app.{module}")
     result = run("demo", "--output", str(tmp_path))
     assert result.exit_code == EXIT_ERROR

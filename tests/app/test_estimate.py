@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ntkla
-from ntkla.app import watching
+from ntkla.app import progress
 from ntkla.app.estimate import Estimate, of_forecast, of_modes
 from ntkla.app.estimate import _report as of_report
 from ntkla.app.estimate import _update as of_update
@@ -147,10 +147,10 @@ def test_an_estimate_in_words(seconds, size, said):
 
 
 def test_a_long_command_is_announced(capsys):
-    with watching.watched(Estimate(40, 3 * 10**9), "the forecast") as stage:
+    with progress.watched(Estimate(40, 3 * 10**9), "the forecast") as stage:
         stage("reading")
     assert capsys.readouterr().err == "ntkla: the forecast needs about 40 s and 3.0 GB\n"
-    with watching.watched(Estimate(1, 10), "the forecast") as stage:
+    with progress.watched(Estimate(1, 10), "the forecast") as stage:
         stage("reading")
     assert capsys.readouterr().err == ""
 
@@ -158,8 +158,8 @@ def test_a_long_command_is_announced(capsys):
 def test_a_person_who_watches_sees_the_stages(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(watching, "_PERIOD", 0.01)
-    with watching.watched(Estimate(3.0, 10), "the forecast") as stage:
+    monkeypatch.setattr(progress, "_PERIOD", 0.01)
+    with progress.watched(Estimate(3.0, 10), "the forecast") as stage:
         stage("reading")
         time.sleep(0.2)
         stage("forecast")

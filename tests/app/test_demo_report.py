@@ -8,9 +8,10 @@ import json
 import pytest
 from matplotlib.image import imread
 
-from ntkla.app import report
+from ntkla.app import demo_report as report
 from ntkla.app.demo import conclusion, introduction, write
 from ntkla.app.failures import OutputError
+from ntkla.app.screen import console
 from ntkla.app.sequence import Plan
 from ntkla.app.written import make_folder
 
@@ -31,7 +32,7 @@ def names(small_tasks):
 
 
 def printed(shown) -> str:
-    screen = report.console()
+    screen = console()
     with screen.capture() as capture:
         screen.print(shown)
     return capture.get()

@@ -41,7 +41,7 @@ def watched(estimate: Estimate, what: str) -> Iterator[Stage]:
 def _bar(seconds: float) -> Iterator[Stage]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from ntkla.app.report import console
+    from ntkla.app.screen import console
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     done = threading.Event()

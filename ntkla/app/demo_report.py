@@ -7,13 +7,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Group
+
+from ntkla.app.screen import table, titled
 
 Count = int | list[int]
 SCHEMA = 1
 FILE = "report.json"
-WIDTH = 100
 _KEY_COLUMNS = 3
 
 
@@ -65,13 +65,6 @@ def to_json(rows: Sequence[Row]) -> str:
     return json.dumps({"schema": SCHEMA, "rows": [dataclasses.asdict(row) for row in rows]}, indent=1) + "\n"
 
 
-def console(stderr: bool = False) -> Console:
-    """A console at most 100 columns wide; exactly that where no terminal says how wide it is."""
-    found = Console(stderr=stderr, highlight=False)
-    found.width = min(found.width, WIDTH) if found.is_terminal else WIDTH
-    return found
-
-
 def tables(rows: Sequence[Row], names: Sequence[str]) -> Group:
     """Two tables: how exact each forecast was, and what it said.
 
@@ -82,52 +75,42 @@ def tables(rows: Sequence[Row], names: Sequence[str]) -> Group:
     return Group(_exactness(rows, names), "", _forgetting(rows, names))
 
 
-def _table(title: str, gap: int, *columns: str) -> Table:
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, gap, 0, 0)
-    )
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < _KEY_COLUMNS else "right", no_wrap=True)
-    return table
-
-
 def _keys(row: Row, names: Sequence[str]) -> tuple[str, str, str]:
     return names[row.old - 1], names[row.new - 1], row.training
 
 
-def _exactness(rows: Sequence[Row], names: Sequence[str]) -> Table:
-    table = _table(
-        "Forecast against fact: drift of every output on the old task's held-out images",
-        2,
+def _exactness(rows: Sequence[Row], names: Sequence[str]) -> Group:
+    made = table(
         *("\nold", "\nnew", "\ntraining", "\ncosine", "norm\nratio"),
         *("largest\ndifference", "proven\nbound", "training\nrounding", "\nholds"),
+        left=_KEY_COLUMNS,
     )
     for row in rows:
-        table.add_row(
+        made.add_row(
             *_keys(row, names),
             f"{row.cosine:.7f}",
             f"{row.norm_ratio:.7f}",
             *(f"{value:.1e}" for value in (row.max_difference, row.bound, row.training_rounding)),
             "yes" if row.holds else "[bold red]NO[/]",
         )
-    return table
+    return titled("Forecast against fact: drift of every output on the old task's held-out images", made)
 
 
-def _forgetting(rows: Sequence[Row], names: Sequence[str]) -> Table:
-    table = _table(
-        "Accuracy in % on those images, and how few modes carry the drift",
-        1,
+def _forgetting(rows: Sequence[Row], names: Sequence[str]) -> Group:
+    made = table(
         *("\nold", "\nnew", "\ntraining", "\nbefore", "\nforecast", "\nafter"),
         *("\n r50", "\n r90", "\n k_G", "\n  k*", "seconds to\nforecast", "\ntrain"),
+        left=_KEY_COLUMNS,
+        gap=1,
     )
     for row in rows:
-        table.add_row(
+        made.add_row(
             *_keys(row, names),
             *(f"{100 * value:.1f}" for value in (row.accuracy_before, row.accuracy_forecast, row.accuracy_after)),
             *(_count(value) for value in (row.r50, row.r90, row.k_G, row.k_star)),
             *(f"{value:.2f}" for value in (row.seconds_forecast, row.seconds_training)),
         )
-    return table
+    return titled("Accuracy in % on those images, and how few modes carry the drift", made)
 
 
 def _count(value: Count) -> str:
