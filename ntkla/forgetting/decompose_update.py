@@ -65,7 +65,9 @@ def decompose_update(
     exponent = max(-1000, exponent)
     scale, update_scale = 2.0**-exponent, 2.0 ** (root_exponent - exponent)
     if error_bound is None:
-        bound = (rounding + math.sqrt(float(modes.spectrum.upper[0])) * error) * SHORT_CHAIN * scale
+        size = math.sqrt(float(modes.spectrum.upper[0]))
+        # Features of zeros make a drift of zero, of whatever update: 0 times infinity is no bound.
+        bound = (rounding + (size * error if size > 0.0 else 0.0)) * SHORT_CHAIN * scale
     else:
         bound = error_norm(error_bound, exact, scale)
     if modes.side == "samples":

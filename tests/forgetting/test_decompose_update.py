@@ -18,6 +18,7 @@ from ntkla.forgetting.ranks import KINDS, effective_rank, vulnerable_rank
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.feature_modes import feature_modes
+from ntkla.linalg.precision import NEGLIGIBLE
 from ntkla.testing import (
     Exact,
     FeatureSpec,
@@ -279,6 +280,16 @@ def test_infinite_bounds_say_nothing_and_break_nothing(features):
         assert not result.status.certified
         for value in (result.cumulative_low, result.cumulative_high, result.energy_error, result.energy):
             assert not value.isnan().any()
+
+
+@pytest.mark.parametrize("shape", [(5, 2), (2, 5)])
+def test_features_of_zeros_make_no_drift_of_an_unknown_update(shape):
+    features = torch.zeros(*shape, dtype=torch.float64)
+    update, unknown = normal(shape[1], 2, 3), torch.full((2,), torch.inf, dtype=torch.float64)
+    result = decompose_update(features @ update, update, feature_modes(features), update_error=unknown)
+    for value in (result.energy_error, result.cluster_energy_error, result.cumulative_low, result.cumulative_high):
+        assert not value.isnan().any()
+    assert result.total == 0.0 <= result.total_error < NEGLIGIBLE
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
