@@ -10,16 +10,16 @@ from __future__ import annotations
 import torch
 
 from ntkla.linalg import checks
-from ntkla.linalg.design import widened
 from ntkla.linalg.dispatch import record, resolve
-from ntkla.linalg.errors import DtypeError, ShapeError
-
-PRECISIONS = ("auto", "ieee", "float64")
-
-
-def accumulation_dtype(dtype: torch.dtype, precision: str) -> torch.dtype:
-    """The type a primitive multiplies, sums and returns: float64 for float64 or on request, else float32."""
-    return torch.float64 if dtype == torch.float64 or precision == "float64" else torch.float32
+from ntkla.linalg.errors import ShapeError
+from ntkla.linalg.primitive import (
+    PRECISIONS,
+    accumulation_dtype,
+    converted,
+    primitive_input,
+    same_kind,
+    working_dtype,
+)
 
 
 def gram(
@@ -46,10 +46,10 @@ def gram(
     Deterministic for fixed inputs (strides included), versions and thread count.
     """
     checks.choice("precision", precision, PRECISIONS)
-    _primitive_input("x", x)
+    primitive_input("x", x)
     if y is not None:
-        _primitive_input("y", y)
-        _same_kind("x", x, "y", y)
+        primitive_input("y", y)
+        same_kind("x", x, "y", y)
         if x.shape[1] != y.shape[1]:
             raise ShapeError(
                 f"gram: expected x and y with the same number of features, got {x.shape[1]} and {y.shape[1]}."
@@ -88,62 +88,31 @@ def normal_matmul(
     """
     checks.choice("precision", precision, PRECISIONS)
     checks.flag("bias", bias)
-    _primitive_input("x", x)
-    _primitive_input("w", w)
-    _same_kind("x", x, "w", w)
+    primitive_input("x", x)
+    primitive_input("w", w)
+    same_kind("x", x, "w", w)
     if w.shape[0] != x.shape[1] + int(bias):
         raise ShapeError(
             f"normal_matmul: expected w with {x.shape[1] + int(bias)} rows "
             f"(features{' and bias' if bias else ''}), got {w.shape[0]}."
         )
     if weights is not None:
-        _primitive_input("weights", weights, ndim=1)
-        _same_kind("x", x, "weights", weights)
+        primitive_input("weights", weights, ndim=1)
+        same_kind("x", x, "weights", weights)
         if weights.shape[0] != x.shape[0]:
             raise ShapeError(f"normal_matmul: expected {x.shape[0]} weights, one a sample, got {weights.shape[0]}.")
     result: torch.Tensor = torch.ops.ntkla.normal_matmul(x, w, weights, bias, precision)
     return result
 
 
-def _primitive_input(name: str, x: torch.Tensor, ndim: int = 2) -> None:
-    if not isinstance(x, torch.Tensor) or x.dtype not in checks.FLOATING:
-        came = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-        raise DtypeError(f"{name}: expected a float64, float32, bfloat16 or float16 tensor, got {came}.")
-    checks.dense(name, x)
-    if x.ndim != ndim:
-        raise ShapeError(f"{name}: expected {ndim} dimensions, got shape {tuple(x.shape)}.")
-
-
-def _same_kind(left: str, x: torch.Tensor, right: str, y: torch.Tensor) -> None:
-    checks.one_device(**{left: x, right: y})
-    checks.one_dtype(**{left: x, right: y})
-
-
-def _working_dtype(wide: torch.dtype) -> torch.dtype:
-    """The type to multiply in: float64 where a lowered float32 precision (TF32, bfloat16 units) breaks the bound."""
-    return wide if wide == torch.float64 or _float32_is_float32() else torch.float64
-
-
-def _float32_is_float32() -> bool:
-    try:
-        return torch.get_float32_matmul_precision() == "highest"
-    except RuntimeError:
-        # torch refuses to answer once its newer settings were used: assume that they lowered something.
-        return False
-
-
-def _converted(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return widened(x) if dtype == torch.float64 else x.to(dtype)
-
-
 @torch.library.custom_op("ntkla::gram", mutates_args=())
 def _gram(x: torch.Tensor, y: torch.Tensor | None, bias: bool, precision: str) -> torch.Tensor:
     wide = accumulation_dtype(x.dtype, precision)
-    working = _working_dtype(wide)
+    working = working_dtype(wide)
     record("gram", resolve("gram"), working)
     with torch.autocast(x.device.type, enabled=False):
-        left = _converted(x, working)
-        out = _symmetric(left) if y is None else left @ _converted(y, working).T
+        left = converted(x, working)
+        out = _symmetric(left) if y is None else left @ converted(y, working).T
     return (out.add_(1.0) if bias else out).to(wide)
 
 
@@ -190,11 +159,11 @@ def _normal_matmul(
     x: torch.Tensor, w: torch.Tensor, weights: torch.Tensor | None, bias: bool, precision: str
 ) -> torch.Tensor:
     wide = accumulation_dtype(x.dtype, precision)
-    working = _working_dtype(wide)
+    working = working_dtype(wide)
     record("normal_matmul", resolve("normal_matmul"), working)
-    factors = None if weights is None else _converted(weights, working)
+    factors = None if weights is None else converted(weights, working)
     with torch.autocast(x.device.type, enabled=False):
-        return _normal(_converted(x, working), _converted(w, working), factors, bias).to(wide)
+        return _normal(converted(x, working), converted(w, working), factors, bias).to(wide)
 
 
 def _normal(x: torch.Tensor, w: torch.Tensor, weights: torch.Tensor | None, bias: bool) -> torch.Tensor:
