@@ -63,7 +63,7 @@ def decompose_update(
     # Both factors are of order 1 when squared, so squares neither overflow nor underflow.
     exponent = _exponent(x) + root_exponent if modes.side == "features" else _exponent(exact)
     exponent = max(-1000, exponent)
-    scale, update_scale = 2.0**-exponent, 2.0 ** (root_exponent - exponent)
+    scale = 2.0**-exponent
     if error_bound is None:
         size = math.sqrt(float(modes.spectrum.upper[0]))
         # Features of zeros make a drift of zero, of whatever update: 0 times infinity is no bound.
@@ -72,7 +72,7 @@ def decompose_update(
         bound = error_norm(error_bound, exact, scale)
     if modes.side == "samples":
         return assembled(_all_of(energies_in(exact * scale, bound, modes.eigenmodes())), modes, exponent, tolerance)
-    product = Product(exact * scale, bound, rounding * scale)
+    product, update_scale = Product(exact * scale, bound, rounding * scale), 2.0 ** (root_exponent - exponent)
     energies = energies_of_update(Known(x * update_scale, error * update_scale), product, modes, spectrum)
     return assembled(energies, modes, exponent, tolerance)
 

@@ -283,6 +283,14 @@ def test_infinite_bounds_say_nothing_and_break_nothing(features):
 
 
 @pytest.mark.parametrize("shape", [(5, 2), (2, 5)])
+@pytest.mark.parametrize("scale", [2.0**-200, 2.0**40, 2.0**200])
+def test_no_update_has_no_energy_at_any_scale_of_the_features(shape, scale):
+    features, update = normal(*shape, 3) * scale, torch.zeros(shape[1], 2, dtype=torch.float64)
+    result = decompose_update(features @ update, update, feature_modes(features))
+    assert result.total == result.total_error == 0.0
+
+
+@pytest.mark.parametrize("shape", [(5, 2), (2, 5)])
 def test_features_of_zeros_make_no_drift_of_an_unknown_update(shape):
     features = torch.zeros(*shape, dtype=torch.float64)
     update, unknown = normal(shape[1], 2, 3), torch.full((2,), torch.inf, dtype=torch.float64)
