@@ -1,10 +1,8 @@
 """The forecast as a JSON document, for programs: what `ntkla forecast --json` prints and `report.json` holds.
 
-The document is strictly valid JSON.  A bound that is infinite is the string "inf"; there is no NaN.  What the bounds
-may leave open (an accuracy, a number of flips, a rank, a place) is an object {"low": .., "high": ..}, with equal ends
-when it is decided.  Numbers are written so that reading them gives the same float64.  Rows of samples count those that
-were used, from 0; with --old-classes, `rows` says which row of the file each of them is.  Where a field is said to be
-as in a class of the library, that class documents it.
+Values are written as `strict_json` says.  Rows of samples count those that were used, from 0; with --old-classes,
+`rows` says which row of the file each of them is.  Where a field is said to be as in a class of the library, that class
+documents it.
 
     schema        1; grows when a field is removed or changes its meaning, not when one is added
     ntkla         version
@@ -31,33 +29,28 @@ as in a class of the library, that class documents it.
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
 
 from ntkla import __version__
 from ntkla.app.outcome import Outcome
+from ntkla.app.strict_json import plain
 from ntkla.app.task_file import TaskFile
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.post_mortem_result import PostMortem
 from ntkla.forgetting.predictions import Flips
-from ntkla.forgetting.ranks import Rank
 from ntkla.forgetting.report import ForgettingReport
 from ntkla.forgetting.tasks import Task
 from ntkla.forgetting.training import GradientDescent, Training
-from ntkla.linalg.decisions import Decision
-from ntkla.linalg.status import Status
 
 SCHEMA = 1
 _NOT_IN_A_POST_MORTEM = ("drift", "error_bound", "after", "decomposition", "flips")
 
 
 def document(outcome: Outcome) -> dict[str, Any]:
-    """The whole document as plain Python values that `text` can write."""
+    """The whole document as plain Python values that `strict_json.text` can write."""
     options, files, tasks, reports = outcome.options, outcome.files, outcome.tasks, outcome.reports
     settings, facts = outcome.settings, outcome.facts
     return {
@@ -89,46 +82,6 @@ def document(outcome: Outcome) -> dict[str, Any]:
         ],
         "post_mortem": None if facts is None else {name: _fact(fact) for name, fact in facts.items()},
     }
-
-
-def text(content: Mapping[str, Any]) -> str:
-    """The document as JSON: what holds no other object is one line, however long its arrays are."""
-    return _lines(content, "\n") + "\n"
-
-
-def _lines(value: Any, start: str) -> str:
-    inner = f"{start} "
-    if isinstance(value, Mapping) and any(map(_holds_objects, value.values())):
-        parts = [f"{_line(key)}: {_lines(item, inner)}" for key, item in value.items()]
-        return f"{{{inner}{f',{inner}'.join(parts)}{start}}}"
-    if isinstance(value, list) and _holds_objects(value):
-        return f"[{inner}{f',{inner}'.join(_lines(item, inner) for item in value)}{start}]"
-    return _line(value)
-
-
-def _holds_objects(value: Any) -> bool:
-    return isinstance(value, Mapping) or (isinstance(value, list) and any(map(_holds_objects, value)))
-
-
-def _line(value: Any) -> str:
-    return json.dumps(value, allow_nan=False)
-
-
-def plain(value: Any) -> Any:
-    """Any result as values that JSON has: see the module's docstring."""
-    if isinstance(value, Status):
-        return {"code": value.code, "message": value.message, "certified": value.certified}
-    if isinstance(value, (Decision, Rank)):
-        return {"low": plain(value.low), "high": plain(value.high)}
-    if isinstance(value, torch.Tensor):
-        return plain(value.tolist())
-    if isinstance(value, float) and math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _file(file: TaskFile, task: Task, head: LinearHead) -> dict[str, Any]:
@@ -173,7 +126,7 @@ def _task(report: ForgettingReport) -> dict[str, Any]:
         "seconds": plain(report.seconds),
         "route": found.route,
         "drift": {
-            "rms": float(torch.linalg.vector_norm(report.drift)) / math.sqrt(report.drift.numel()),
+            "rms": report.drift_rms,
             "largest": float(report.drift.abs().max()),
             "bound_largest": plain(float(report.error_bound.max())),
             "relative_bound": plain(found.relative_bound),

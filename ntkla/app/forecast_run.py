@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ntkla.app import forecast_json, inputs
+from ntkla.app import forecast_json, inputs, strict_json
 from ntkla.app.cache import save
 from ntkla.app.estimate import Estimate, of_forecast
 from ntkla.app.failures import need
@@ -44,7 +44,7 @@ def run_forecast(options: ForecastOptions) -> bool:
     with watched(_expected(options, files), "the forecast") as stage:
         outcome = _outcome(options, files, stage)
         stage("report")
-        document = forecast_json.text(forecast_json.document(outcome))
+        document = strict_json.text(forecast_json.document(outcome))
         paths = [] if options.output is None else _write(options.output, outcome, document)
     if options.json:
         sys.stdout.write(document)

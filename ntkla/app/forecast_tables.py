@@ -11,7 +11,7 @@ from rich.text import Text
 from ntkla.app.fitted import FIT
 from ntkla.app.outcome import Outcome
 from ntkla.app.screen import shortened, table, titled
-from ntkla.app.words import answer, count, percent, root_mean_square, training
+from ntkla.app.words import answer, count, percent, training
 from ntkla.forgetting.classes import ClassForgetting
 from ntkla.forgetting.post_mortem_result import PostMortem
 from ntkla.forgetting.report import ForgettingReport
@@ -49,7 +49,7 @@ def _overview(reports: Mapping[str, ForgettingReport]) -> Group:
             str(report.drift.shape[0]),
             "-" if report.accuracy_before is None else accuracy,
             *(str(int(which.sum())) for which in (report.flips.certain, report.flips.undecided)),
-            f"{root_mean_square(report):.3g}",
+            f"{report.drift_rms:.3g}",
             f"{float(report.error_bound.max()):.1e}",
             *(count(rank) for rank in (report.r_50, report.r_90, report.k_G)),
         )

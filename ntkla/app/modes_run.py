@@ -1,6 +1,6 @@
 """`ntkla modes` from beginning to end, and its JSON document.
 
-The document is valid JSON as `forecast_json` writes it, {"low": .., "high": ..} and "inf" included:
+Values are written as `strict_json` says:
 
     schema, ntkla, command "modes"
     input         {argument, path, samples, features, dtype}
@@ -29,10 +29,10 @@ from ntkla import __version__
 from ntkla.app.estimate import of_modes
 from ntkla.app.failures import need
 from ntkla.app.files import read_task
-from ntkla.app.forecast_json import SCHEMA, plain, text
 from ntkla.app.inputs import device_named
 from ntkla.app.notation import share
 from ntkla.app.progress import watched
+from ntkla.app.strict_json import plain, text
 from ntkla.app.task_file import TaskFile, naming
 from ntkla.app.written import make_folder, written
 from ntkla.forgetting.ranks import KINDS, Rank, effective_rank, vulnerable_rank
@@ -40,6 +40,7 @@ from ntkla.linalg import checks
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.modes import Eigenmodes
 
+SCHEMA = 1
 _FEW = 20
 
 

@@ -16,7 +16,6 @@ from ntkla.forgetting.post_mortem_result import PostMortem
 from ntkla.forgetting.report import ForgettingReport
 from ntkla.linalg.feature_modes import FeatureModes
 from ntkla.linalg.modes import Eigenmodes
-from ntkla.linalg.precision import norm_upper
 
 _INCHES_WIDE = 7.2
 _DOTS_PER_INCH = 200
@@ -55,7 +54,7 @@ def write_page(
     Deterministic: same reports and versions, same bytes.
     """
     facts = dict(post_mortems or {})
-    focus = max(reports, key=lambda name: _size(reports[name]))
+    focus = max(reports, key=lambda name: reports[name].drift_rms)
     with canvas.style(**_STYLE):
         lines = page_classes.class_lines(reports, facts)
         rows = max(len(reports), min(len(lines), page_classes.CLASSES))
@@ -70,11 +69,6 @@ def write_page(
             figure.suptitle(plain(title, 85), fontsize=10)
         figure.supxlabel(_caption(focus, reports), fontsize=8, x=0.01, ha="left")
         return canvas.save(figure, path, _DOTS_PER_INCH)
-
-
-def _size(report: ForgettingReport) -> float:
-    """Root mean square of the drift."""
-    return float(norm_upper(report.drift)) / math.sqrt(report.drift.numel())
 
 
 def _of(name: str, reports: Mapping[str, ForgettingReport]) -> str:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from ntkla.app.settings import Settings
 from ntkla.forgetting.ranks import Rank
 from ntkla.forgetting.report import ForgettingReport
 from ntkla.forgetting.training import GradientFlow, Training
 from ntkla.linalg.decisions import Decision
-from ntkla.linalg.precision import norm_lower
 
 
 def percent(share: Decision | None, unit: str = "") -> str:
@@ -23,11 +20,6 @@ def percent(share: Decision | None, unit: str = "") -> str:
 def count(number: Decision | Rank) -> str:
     """A count, as an interval when it is open: `12`, `11-13`."""
     return f"{number.low:.0f}" if number.low == number.high else f"{number.low:.0f}-{number.high:.0f}"
-
-
-def root_mean_square(report: ForgettingReport) -> float:
-    """Of the drift, over samples and outputs."""
-    return norm_lower(report.drift) / math.sqrt(report.drift.numel())
 
 
 def training(settings: Settings) -> str:
@@ -59,7 +51,7 @@ def answer(report: ForgettingReport, old: str, new: str) -> str:
 
 def _outcome(report: ForgettingReport, old: str, new: str) -> str:
     samples, outputs = report.drift.shape
-    drift = f"by {root_mean_square(report):.3g} (root mean square)"
+    drift = f"by {report.drift_rms:.3g} (root mean square)"
     if outputs == 1:
         return f"Training on {new} would change the predictions on {old} {drift}."
     certain, open_ = int(report.flips.certain.sum()), int(report.flips.undecided.sum())

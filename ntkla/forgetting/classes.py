@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 
-from ntkla.forgetting.drift_bound import size_of
+from ntkla.forgetting.drift_bound import root_mean_square
 from ntkla.forgetting.predictions import Flips, Predictions
 from ntkla.linalg.decisions import Decision
-from ntkla.linalg.precision import SHORT_CHAIN, U64
 from ntkla.linalg.results import Result
 
 
@@ -72,11 +70,3 @@ def per_class(
         first, second = (hit.of(rows).share() for hit in hits)
         found.append(ClassForgetting(label, rows.shape[0], first, second, flips.of(rows).count(), rms, error))
     return tuple(found)
-
-
-def root_mean_square(drift: torch.Tensor, error_bound: torch.Tensor) -> tuple[float, float]:
-    """Of the entries of an exact drift [n, C] that is known within `error_bound`, and the bound of its own error."""
-    size, error = (float(x) for x in size_of(drift, error_bound))
-    root = math.sqrt(drift.numel())
-    # The root and the quotient round once each.
-    return size / root, (error + 4 * U64 * size) / root * SHORT_CHAIN

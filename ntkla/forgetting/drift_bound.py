@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma, norm_lower, norm_upper, norms_below, rounded_up
+from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_lower, norm_upper, norms_below, rounded_up
 from ntkla.linalg.products import pieced_gamma
 from ntkla.linalg.stability import SolutionError, Stability
 
@@ -106,3 +106,14 @@ def size_of(drift: torch.Tensor, error_bound: torch.Tensor, dim: int | None = No
     value = torch.where(lower > 0.0, (lower + upper) / 2.0, 0.0)
     rounding = torch.maximum(upper - value, value - lower)
     return Size(value, rounded_up(rounding + norm_upper(error_bound, dim)))
+
+
+def root_mean_square(drift: torch.Tensor, error_bound: torch.Tensor) -> tuple[float, float]:
+    """Of the entries of an exact drift [n, C] that is known within `error_bound`, and the bound of its own error.
+
+    0 where there are no entries.
+    """
+    size, error = (float(x) for x in size_of(drift, error_bound))
+    root = math.sqrt(max(1, drift.numel()))
+    # The root and the quotient round once each.
+    return size / root, (error + 4 * U64 * size) / root * SHORT_CHAIN

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.forgetting.drift_bound import Drift, RowSizes, drift_of, drift_scale
+from ntkla.forgetting.drift_bound import Drift, RowSizes, drift_of, drift_scale, root_mean_square
 from ntkla.forgetting.trained import TrainedUpdate
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.normal_solver import NormalSolve, SolveDiagnostics, ratio
-from ntkla.linalg.precision import NEGLIGIBLE, norm_lower, norm_upper
+from ntkla.linalg.precision import NEGLIGIBLE, norm_upper
 from ntkla.linalg.refine import relative_goal
 from ntkla.linalg.results import Result
 from ntkla.linalg.stability import SolutionError
@@ -58,7 +58,7 @@ class Forgetting(Result):
 
     def __str__(self) -> str:
         samples, outputs = self.drift.shape
-        size = norm_lower(self.drift) / max(1, samples * outputs) ** 0.5
+        size, _ = root_mean_square(self.drift, self.error_bound)
         return (
             f"Forgetting: drift of {samples} old samples in {outputs} outputs\n"
             f"  root mean square drift {size:.4g}, largest {_largest(self.drift.abs()):.4g}\n"

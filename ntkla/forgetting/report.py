@@ -9,13 +9,13 @@ import torch
 
 from ntkla.forgetting.classes import ClassForgetting
 from ntkla.forgetting.decompose import Decomposition
+from ntkla.forgetting.drift_bound import root_mean_square
 from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.predictions import Flips, Predictions
 from ntkla.forgetting.ranks import Rank
 from ntkla.forgetting.samples import SampleDrift
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.feature_modes import FeatureModes
-from ntkla.linalg.precision import norm_lower
 from ntkla.linalg.results import Result, wrapped
 from ntkla.linalg.status import Status
 
@@ -64,16 +64,20 @@ class ForgettingReport(Result):
     seconds: dict[str, float]
     status: Status
 
+    @property
+    def drift_rms(self) -> float:
+        """Root mean square of the drift, over samples and outputs; in units of the outputs."""
+        return root_mean_square(self.drift, self.error_bound)[0]
+
     def __str__(self) -> str:
         samples, outputs = self.drift.shape
-        size = norm_lower(self.drift) / (samples * outputs) ** 0.5
         parts = ", ".join(f"{name} {value:.2f}" for name, value in self.seconds.items() if name != "total")
         modes = self.decomposition.modes
         accuracy = f"  accuracy      {self.accuracy_before} before, {self.accuracy_forecast} forecast"
         lines = [
             f"ForgettingReport: {samples} old samples, {outputs} outputs",
             *wrapped("training", self.training),
-            f"  drift         root mean square {size:.4g}, largest {float(self.drift.abs().max()):.4g}",
+            f"  drift         root mean square {self.drift_rms:.4g}, largest {float(self.drift.abs().max()):.4g}",
             f"  proved        each entry within {float(self.error_bound.max()):.2e}, "
             f"relative {self.forgetting.relative_bound:.2e}",
             *([] if self.accuracy_before is None else [accuracy]),
