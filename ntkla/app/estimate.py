@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ntkla.forgetting import trained
-from ntkla.linalg import cost, feature_modes
+from ntkla.forgetting import forecast, trained
+from ntkla.linalg import cost, eigenmodes, feature_modes
 from ntkla.linalg.design import DesignMatrix
 
 _EDGE = 384
@@ -80,7 +80,7 @@ def of_modes(features: torch.Tensor, k: int, *, bias: bool) -> Estimate:
     n, columns = design.rows, design.columns
     m = min(n, columns)
     work = Work(float(n * m * columns + 15 * m**3 + 4 * n * k * (columns + k)), 10.0 * m**3)
-    return Estimate(_seconds(work, design.device), 8 * (7 * m * m + 4 * n * k + 3 * k * k))
+    return Estimate(_seconds(work, design.device), eigenmodes.memory_estimate(design, k))
 
 
 def _update(new: DesignMatrix, outputs: int, finite: bool) -> Work:
@@ -106,8 +106,8 @@ def _bytes(olds: Sequence[DesignMatrix], new: DesignMatrix, outputs: int, finite
     else:
         picked = cost.route_cost(new.rows, new.columns, outputs).route
         update = cost.memory_estimate(new, outputs, picked, targets_copied=True, rows_predicted=rows)
-    # Residual and targets; what `forecast` asks for beforehand for the old predictions; the modes of every task.
-    targets, held = 8 * 2 * new.rows * outputs, 8 * 9 * rows * outputs
+    # Residual and targets; the old predictions; the modes of every task.
+    targets, held = 8 * 2 * new.rows * outputs, forecast.memory_estimate(rows * outputs)
     kept = sum(8 * min(old.rows, old.columns) ** 2 for old in olds)
     modes = max(feature_modes.memory_estimate(old) for old in olds)
     return max(update + targets, modes + kept + held + targets)

@@ -36,9 +36,6 @@ class Interval(NamedTuple):
     high: torch.Tensor
 
 
-Enclosed = Callable[[torch.Tensor, torch.Tensor], Interval]  # computed energies and angle bounds -> enclosures
-
-
 class Energies(NamedTuple):
     """Energies of a drift [n, C] in k modes.
 

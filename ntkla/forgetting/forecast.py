@@ -11,7 +11,7 @@ from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.predict import Learning
 from ntkla.forgetting.ranks import share_between_0_and_1
 from ntkla.forgetting.report import ForgettingReport, ForgettingReports
-from ntkla.forgetting.shared_head import drifts_of_tasks, numbers
+from ntkla.forgetting.shared_head import drifts_of_tasks, outputs_of
 from ntkla.forgetting.task_report import Wanted, report_of
 from ntkla.forgetting.tasks import Task, require_labels_below, require_outputs
 from ntkla.forgetting.training import Training
@@ -159,10 +159,7 @@ def _named_modes(modes: object, olds: Mapping[str, Task]) -> Mapping[str, Featur
 
 
 def _check(olds: Mapping[str, Task], new: object, head: object) -> None:
-    if not isinstance(new, Task):
-        raise ArgumentError(f"new: expected an ntkla.Task, got {type(new).__name__}.")
-    if not isinstance(head, LinearHead):
-        raise ArgumentError(f"head: expected an ntkla.LinearHead, got {type(head).__name__}.")
+    new, head = checks.instance("new", new, Task), checks.instance("head", head, LinearHead)
     if new.targets is None:
         raise ArgumentError("new: expected a task with targets to train on. Use Task.from_labels, or pass targets=.")
     # The tasks have checked their entries; a second look would read all features again.
@@ -176,9 +173,13 @@ def _check(olds: Mapping[str, Task], new: object, head: object) -> None:
             require_labels_below(task.labels, head.outputs)
         checks.one_dtype(**{f"{name}.features": task.features, "the new features": new.features})
         checks.one_device(**{f"{name}.features": task.features, "the new features": new.features, "head": head.weight})
-    # Six arrays of this size are in the reports, and three are there while classes are compared.
-    entries = sum(task.features.shape[0] * numbers(task, head).shape[0] for task in olds.values())
-    checks.memory("the forecast of all old predictions", 8 * 9 * entries, head.weight.device)
+    entries = sum(task.features.shape[0] * outputs_of(task, head).shape[0] for task in olds.values())
+    checks.memory("the forecast of all old predictions", memory_estimate(entries), head.weight.device)
+
+
+def memory_estimate(entries: int) -> int:
+    """Bytes for so many old predictions: six arrays in the reports, and three more while classes are compared."""
+    return 8 * 9 * entries
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.post_mortem_result import AS_FORECAST, CLOSE, DIFFERENT, PostMortem
 from ntkla.forgetting.predictions import Flips, Predictions
 from ntkla.forgetting.report import ForgettingReport
-from ntkla.forgetting.shared_head import numbers
+from ntkla.forgetting.shared_head import outputs_of
 from ntkla.forgetting.tasks import Task, positions, require_labels_below, require_outputs
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix
@@ -79,7 +79,7 @@ def post_mortem(
     (inside_forecast, outside_forecast), (inside_fact, outside_fact) = (
         _split(d, top) for d in (report.decomposition, parts)
     )
-    outputs = numbers(old, head)
+    outputs = outputs_of(old, head)
     labels = None if old.labels is None else positions(old.labels, outputs)
     return PostMortem(
         drift=drift,
@@ -108,14 +108,8 @@ def post_mortem(
 
 def _check(report: object, old: object, head: object, after: object) -> None:
     """Kinds, shapes, devices, and that the head's predictions are those that the report began with."""
-    kinds = {"report": ForgettingReport, "old": Task, "head": LinearHead, "after": LinearHead}
-    for (name, kind), value in zip(kinds.items(), (report, old, head, after), strict=True):
-        if not isinstance(value, kind):
-            raise ArgumentError(f"{name}: expected an ntkla.{kind.__name__}, got {type(value).__name__}.")
-    assert isinstance(report, ForgettingReport)
-    assert isinstance(old, Task)
-    assert isinstance(head, LinearHead)
-    assert isinstance(after, LinearHead)
+    report, old = checks.instance("report", report, ForgettingReport), checks.instance("old", old, Task)
+    head, after = checks.instance("head", head, LinearHead), checks.instance("after", after, LinearHead)
     checks.matrix("old.features", old.features, columns=head.weight.shape[1])
     checks.matrix("after.weight", after.weight, rows=head.outputs, columns=head.weight.shape[1])
     if (head.bias is None) != (after.bias is None):
@@ -126,7 +120,7 @@ def _check(report: object, old: object, head: object, after: object) -> None:
         require_outputs("old.outputs", old.outputs, head.outputs)
     if old.labels is not None:
         require_labels_below(old.labels, head.outputs)
-    shape = (old.features.shape[0], numbers(old, head).shape[0])
+    shape = (old.features.shape[0], outputs_of(old, head).shape[0])
     if tuple(report.drift.shape) != shape:
         raise ShapeError(
             f"report: expected a forecast of {shape[0]} old samples in {shape[1]} outputs, got "

@@ -35,7 +35,7 @@ def drifts_of_tasks(olds: Sequence[Task], new: Task, head: LinearHead, learning:
     residual = new_residual(new, trained)
     both = [_shared(task.outputs, new.outputs, head) for task in olds]
     views = [
-        View(DesignMatrix(task.features, bias), None if shared is None else positions(shared, numbers(new, head)))
+        View(DesignMatrix(task.features, bias), None if shared is None else positions(shared, outputs_of(new, head)))
         for task, shared in zip(olds, both, strict=True)
     ]
     design = DesignMatrix(new.features, bias)
@@ -43,12 +43,12 @@ def drifts_of_tasks(olds: Sequence[Task], new: Task, head: LinearHead, learning:
         views, design, residual.value, learning, head=trained, residual_error=residual.error, weights=new.weights
     )
     return [
-        _spread(one, numbers(task, head), shared, numbers(new, head), head.outputs)
+        _spread(one, outputs_of(task, head), shared, outputs_of(new, head), head.outputs)
         for one, task, shared in zip(found, olds, both, strict=True)
     ]
 
 
-def numbers(task: Task, head: LinearHead) -> torch.Tensor:
+def outputs_of(task: Task, head: LinearHead) -> torch.Tensor:
     """The outputs of the head that a task uses, int64."""
     if task.outputs is not None:
         return task.outputs

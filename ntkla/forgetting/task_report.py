@@ -16,7 +16,7 @@ from ntkla.forgetting.ranks import effective_rank, vulnerable_rank
 from ntkla.forgetting.report import ForgettingReport
 from ntkla.forgetting.sample_modes import homes_of
 from ntkla.forgetting.samples import Home, most_drifting
-from ntkla.forgetting.shared_head import numbers
+from ntkla.forgetting.shared_head import outputs_of
 from ntkla.forgetting.tasks import Task, positions
 from ntkla.linalg.errors import ArgumentError, ShapeError
 from ntkla.linalg.feature_modes import FeatureModes, feature_modes
@@ -39,7 +39,7 @@ def report_of(
     seconds: dict[str, float],
 ) -> ForgettingReport:
     """What a drift means for one old task."""
-    outputs = numbers(old, head)
+    outputs = outputs_of(old, head)
     modes_of_old = _modes_of(old, head.bias is not None, modes)
     drift, bound = found.drift, found.error_bound
     update, update_error = found.update(outputs), found.update_error_bound[outputs]

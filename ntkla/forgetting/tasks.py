@@ -11,8 +11,6 @@ from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError, DtypeError, LabelError, ShapeError
 from ntkla.linalg.weights import sample_weights
 
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-
 
 @dataclass(frozen=True, eq=False)
 class Task:
@@ -123,7 +121,7 @@ class Task:
 
 
 def _labels(labels: object, samples: int, classes: int | None) -> torch.Tensor:
-    if not isinstance(labels, torch.Tensor) or labels.dtype not in _INTEGERS:
+    if not isinstance(labels, torch.Tensor) or labels.dtype not in checks.INTEGERS:
         came = labels.dtype if isinstance(labels, torch.Tensor) else type(labels).__name__
         raise DtypeError(f"labels: expected an integer tensor, got {came}. Convert it with .to(torch.int64).")
     checks.dense("labels", labels)
@@ -149,7 +147,7 @@ def require_labels_below(labels: torch.Tensor, classes: int | None) -> None:
 def _outputs(outputs: object, device: torch.device) -> torch.Tensor:
     """Distinct numbers of outputs as int64 [c]."""
     if isinstance(outputs, torch.Tensor):
-        if outputs.dtype not in _INTEGERS:
+        if outputs.dtype not in checks.INTEGERS:
             raise DtypeError(
                 f"outputs: expected integers, got {outputs.dtype}. Use mask.nonzero().flatten() of a mask."
             )

@@ -9,6 +9,7 @@ import math
 import operator
 import struct
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 
@@ -24,7 +25,9 @@ from ntkla.linalg.errors import (
 )
 from ntkla.linalg.free_memory import available_memory
 
+T = TypeVar("T")
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 # Gram entries are sums of products of two entries and enter further products with a head: a quarter of float64's
 # exponent range keeps every intermediate finite with room for n, F and the reciprocal of a ridge.
 LARGEST_ENTRY = 2.0**250
@@ -200,6 +203,13 @@ def choice(name: str, value: object, allowed: Sequence[str]) -> str:
     """`value` when it is one of the allowed words; ArgumentError otherwise."""
     if not isinstance(value, str) or value not in allowed:
         raise ArgumentError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}.")
+    return value
+
+
+def instance(name: str, value: object, kind: type[T]) -> T:
+    """`value` when it is of a class that `ntkla` exports; ArgumentError otherwise."""
+    if not isinstance(value, kind):
+        raise ArgumentError(f"{name}: expected an ntkla.{kind.__name__}, got {type(value).__name__}.")
     return value
 
 

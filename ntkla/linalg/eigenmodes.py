@@ -64,7 +64,7 @@ def eigenmodes(
     k = checks.integer("k", k, least=1, most=design.rows * outputs)
     tolerance = DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol)
     strict = checks.flag("strict", strict)
-    _check_memory(design, -(-k // outputs))
+    checks.memory("eigenmodes", memory_estimate(design, -(-k // outputs)), design.device)
     modes = _gram_modes(design, -(-k // outputs), tolerance)
     modes.status.require(strict)
     return modes if order is None else _repeated(modes, k, outputs, order)
@@ -73,7 +73,7 @@ def eigenmodes(
 def spectrum_of(operator_or_features: torch.Tensor | LinearOperator, *, bias: bool = False) -> Spectrum:
     """All eigenvalues of a Gram operator with their enclosures; arguments and errors as for `eigenmodes`."""
     design, outputs, _ = design_of(operator_or_features, bias)
-    _check_memory(design, 0)
+    checks.memory("eigenmodes", memory_estimate(design, 0), design.device)
     return dataclasses.replace(small_side(design)[0], multiplicity=outputs)
 
 
@@ -93,11 +93,14 @@ def design_of(operator_or_features: object, bias: bool) -> tuple[DesignMatrix, i
     return gram.design, outputs, order
 
 
-def _check_memory(design: DesignMatrix, k: int) -> None:
-    # The small side, its vectors, their Gram matrix, the residual, LAPACK's two work arrays and copy; then the vectors
-    # of G with their residuals and the copies of a QR, and their Gram matrix.
+def memory_estimate(design: DesignMatrix, k: int) -> int:
+    """Bytes at the peak, beside the features, for k modes; 0 for the eigenvalues alone.
+
+    The small side, its vectors, their Gram matrix, the residual, LAPACK's two work arrays and copy; then the vectors of
+    G with their residuals and the copies of a QR, and their Gram matrix.
+    """
     small = min(design.rows, design.columns)
-    checks.memory("eigenmodes", 8 * (7 * small**2 + 4 * design.rows * k + 3 * k**2), design.device)
+    return 8 * (7 * small**2 + 4 * design.rows * k + 3 * k**2)
 
 
 def _gram_modes(design: DesignMatrix, k: int, tolerance: float) -> Eigenmodes:

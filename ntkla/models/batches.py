@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError, DtypeError, ShapeError
 
 _LABEL_KEYS = ("labels", "label")
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _FORMS = "a tensor, (inputs, labels) or a mapping of tensors"
 
 
@@ -110,17 +110,19 @@ def _batch(name: str, item: Any) -> Batch:
         arguments, keywords = (), {str(key): value for key, value in item.items() if key not in _LABEL_KEYS}
     else:
         arguments, keywords = tuple(item) if isinstance(item, (tuple, list)) else (item,), {}
-    if next(_tensors((arguments, keywords)), None) is None:
+    first = next(_tensors((arguments, keywords)), None)
+    if first is None:
         raise ArgumentError(
             f"{name}: expected {_FORMS}, got no tensor among its inputs ({type(item).__name__}). Collate samples into "
             "tensors, as torch.utils.data.DataLoader does; wrap a module that takes anything else."
         )
+    checks.with_values(name, first)
     labels = None if labels is None else _labels(name, labels)
     return Batch(name, arguments, keywords, labels, _samples(arguments, keywords, labels))
 
 
 def _labels(name: str, labels: object) -> torch.Tensor:
-    if not isinstance(labels, torch.Tensor) or labels.dtype not in _INTEGERS:
+    if not isinstance(labels, torch.Tensor) or labels.dtype not in checks.INTEGERS:
         came = labels.dtype if isinstance(labels, torch.Tensor) else type(labels).__name__
         raise DtypeError(
             f"{name}: labels: expected a tensor of integers, got {came}. Convert class numbers with .to(torch.int64); "
@@ -131,6 +133,7 @@ def _labels(name: str, labels: object) -> torch.Tensor:
             f"{name}: labels: expected one a sample, shape (n,), got {tuple(labels.shape)}. Leave labels of another "
             "kind (of pixels or tokens) out of the batches."
         )
+    checks.with_values(f"{name}: labels", labels)
     return labels.detach().to(torch.int64)
 
 
