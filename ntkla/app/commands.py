@@ -11,6 +11,7 @@ from ntkla.app.failures import need, readable_errors
 from ntkla.app.features_command import BackboneName, features
 from ntkla.app.forecast_command import forecast
 from ntkla.app.modes_command import modes
+from ntkla.app.shared_options import Debug
 
 app = typer.Typer(
     help="Forecasts what training on a new task does to every old prediction, and proves how exact it is.",
@@ -19,9 +20,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 
 
 def _version(wanted: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ntkla.app.failures import need, readable_errors
+from ntkla.app.shared_options import Debug
 
 
 class BackboneName(str, Enum):
@@ -49,7 +50,7 @@ def features(
             min=8, max=1024, help="Scale images to this edge, in pixels. Without it: 64 for the network, else as is."
         ),
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Images in, frozen features out: a file that `ntkla forecast` reads as a task.
 

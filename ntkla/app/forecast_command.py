@@ -9,6 +9,7 @@ import typer
 
 from ntkla.app.failures import EXIT_NOT_CERTIFIED, need, readable_errors
 from ntkla.app.forecast_options import ForecastOptions
+from ntkla.app.shared_options import Debug, Device
 
 _HOW, _WHAT, _SHOW = "How the head is trained", "Which outputs and samples", "What is shown"
 
@@ -102,8 +103,6 @@ Tolerance = Annotated[
     typer.Option(help="Relative error that is to be proved; 1e-10 if left out. A larger one is faster."),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Leave with exit code 3 unless that was proved for every OLD.")]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 
 
 def forecast(

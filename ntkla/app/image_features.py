@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from ntkla.app.chunks import features_of
 from ntkla.app.failures import OutputError
 from ntkla.app.images import Images, open_images
 from ntkla.app.screen import console, progress_bar
-from ntkla.app.written import written
+from ntkla.app.written import make_folder, written
 from ntkla.linalg.errors import ArgumentError
 
 
@@ -65,12 +64,7 @@ def _require_place(output: Path) -> None:
         raise ArgumentError(f"OUTPUT: expected a name that ends in .safetensors, got {str(output)!r}.")
     if output.is_dir():
         raise OutputError(f"{output}: expected the name of a file, and there is a folder. Choose another name.")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output.parent):
-            pass
-    except OSError as cause:
-        raise OutputError(f"{output}: its folder cannot be written ({cause.strerror}). Choose another.") from cause
+    make_folder(output.parent, "OUTPUT")
 
 
 def _names(classes: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ntkla.app.failures import EXIT_NOT_CERTIFIED, need, readable_errors
+from ntkla.app.shared_options import Debug, Device
 
 
 def modes(
@@ -26,8 +27,8 @@ def modes(
         typer.Option(help="Error, relative to the largest eigenvalue, that is to be proved; 1e-10 if left out."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Leave with exit code 3 unless that was proved.")] = False,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
-    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+    device: Device = "cpu",
+    debug: Debug = False,
 ) -> None:
     """The leading eigenvalues of the kernel G = Phi Phi^T of features, each with a proved error, and effective ranks.
 

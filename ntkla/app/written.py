@@ -10,14 +10,14 @@ from pathlib import Path
 from ntkla.app.failures import OutputError
 
 
-def make_folder(folder: Path) -> None:
-    """Makes a folder and checks that files can be made in it; OutputError otherwise."""
+def make_folder(folder: Path, option: str = "--output") -> None:
+    """Makes a folder and checks that files can be made in it; OutputError, which begins with the option, otherwise."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as cause:
-        raise OutputError(f"--output: cannot write to {folder} ({cause.strerror}). Choose another folder.") from cause
+        raise OutputError(f"{option}: cannot write to {folder} ({cause.strerror}). Choose another folder.") from cause
 
 
 def written(path: Path, write: Callable[[Path], object]) -> Path:
