@@ -119,6 +119,7 @@ def features(
     run = _Run(backbone, layer, pooling, dtype, _autocast(backbone, precision), place)
     keep = Collected(dtype, None if output_device is None else device_named(output_device), samples_in(loader))
     with (
+        torch.inference_mode(False),  # what it makes could not be trained on later, nor what a module keeps of it
         generators_kept(place),
         evaluating(backbone, None if device is None else place),
         listening(backbone, layer, run.hear),
@@ -127,7 +128,7 @@ def features(
             keep.add(batch, run(batch))
             if progress is not None:
                 progress(keep.done, keep.expected)
-    return Features(*keep.joined())
+        return Features(*keep.joined())
 
 
 def _autocast(backbone: torch.nn.Module, precision: str | None) -> torch.dtype | None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
+from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError, DeviceError
 
 
@@ -33,12 +34,14 @@ def home(backbone: torch.nn.Module) -> torch.device | None:
 
 
 def device_named(device: object) -> torch.device:
-    """`device` with its index, as tensors name theirs; DeviceError when there is no such device here."""
+    """`device` with its index, as tensors name theirs; DeviceError when there is none here that holds values."""
     try:
-        return torch.empty(0, dtype=torch.float32, device=device).device  # type: ignore[call-overload, no-any-return]
+        found = torch.empty(0, dtype=torch.float32, device=device)  # type: ignore[call-overload]
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as cause:
         reason = str(cause).splitlines()[0]
         raise DeviceError(f"device: expected one that is here, such as 'cpu', got {device!r} ({reason}).") from cause
+    checks.with_values("device", found)  # a module that is moved to the meta device loses its values
+    return found.device  # type: ignore[no-any-return]
 
 
 @contextmanager
@@ -100,7 +103,6 @@ def generators_kept(device: torch.device | None) -> Iterator[None]:
 def arithmetic(device: torch.device, precision: torch.dtype | None) -> Iterator[None]:
     """No gradients, and autocast to `precision` or none at all, whatever the caller has switched on."""
     with (
-        torch.inference_mode(False),  # what it makes could not be trained on later, nor what a module keeps of it
         torch.no_grad(),
         torch.autocast(device.type, dtype=precision, enabled=precision is not None),
     ):
@@ -117,7 +119,7 @@ def listening(backbone: torch.nn.Module, layer: str | None, hear: Callable[[Any]
     if layer is None:
         yield
         return
-    parts = {name: part for name, part in backbone.named_modules() if name}
+    parts = {name: part for name, part in backbone.named_modules(remove_duplicate=False) if name}
     if layer not in parts:
         names = list(parts)
         near = difflib.get_close_matches(str(layer), names, n=5, cutoff=0.4) or names[-5:]

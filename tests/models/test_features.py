@@ -178,6 +178,7 @@ def test_what_a_module_keeps_can_be_trained_on_later():
     with torch.inference_mode():
         found = features(module, [torch.ones(4, 3)]).features
     assert not module.kept.is_inference()
+    assert not found.is_inference()
     (module(torch.ones(4, 3)) * module.kept).sum().backward()
     assert module.weight.grad.shape == (2, 3)
     assert found.shape == (4, 2)
@@ -216,6 +217,14 @@ def test_the_global_generators_are_left_alone_and_labels_follow_a_shuffle(images
     assert rows.tolist() != list(range(10))
     assert sorted(rows.tolist()) == list(range(10))
     assert torch.equal(plain.labels[rows], found.labels)
+
+
+def test_a_layer_goes_by_any_of_its_names():
+    module = nn.Module()
+    module.first = module.second = nn.Linear(3, 2)
+    module.forward = lambda x: module.first(x)
+    x = torch.ones(4, 3)
+    assert torch.equal(features(module, [x], layer="second").features, features(module, [x], layer="first").features)
 
 
 def test_modes_of_the_caller_do_not_reach_in(images, data):

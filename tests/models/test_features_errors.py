@@ -66,6 +66,8 @@ class Varying(nn.Module):
         ([ROWS.to(torch.int64)], "DtypeError", "real floating-point numbers, got torch.int64"),
         ([ROWS.to(torch.complex64)], "DtypeError", "real floating-point"),
         ([ROWS.to_sparse()], "DtypeError", "dense"),
+        ([ROWS, ROWS.to("meta")], "DeviceError", "batch 1 .*lies on the meta device"),
+        ([(ROWS, LABELS.to("meta"))], "DeviceError", "batch 0 .*labels: lies on the meta device"),
     ],
 )
 def test_loaders(loader, error, says):
@@ -84,6 +86,8 @@ def test_loaders(loader, error, says):
         ({"device": "nowhere"}, "DeviceError", "device: expected one that is here"),
         ({"device": 1.5}, "DeviceError", "device: expected one that is here"),
         ({"output_device": "cuda:99"}, "DeviceError", "device: expected one that is here"),
+        ({"device": "meta"}, "DeviceError", "device: lies on the meta device and has no values"),
+        ({"output_device": "meta"}, "DeviceError", "device: lies on the meta device and has no values"),
         ({"layer": "block.twise"}, "ArgumentError", "got 'block.twise'. Near ones: block.twice"),
         ({"layer": ""}, "ArgumentError", "dotted name"),
         ({"layer": 3}, "ArgumentError", "dotted name"),
