@@ -134,7 +134,10 @@ def decompose(
     Cost: 4 n k C operations.  Deterministic for fixed inputs, versions and thread count.
     """
     if not isinstance(modes, Eigenmodes):
-        raise DtypeError(f"modes: expected the result of eigenmodes(...), got {type(modes).__name__}.")
+        raise DtypeError(
+            f"modes: expected the result of eigenmodes(...), got {type(modes).__name__}. "
+            "For that of feature_modes(...) there is ntkla.decompose_update."
+        )
     size, outputs = modes.spectrum.size, None if modes.output_index is None else modes.spectrum.multiplicity
     exact = widened(checks.matrix("drift", drift, rows=size, columns=outputs))
     checks.one_device(drift=drift, modes=modes.basis)
