@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+CODE = ("ntkla", "csrc_triton", "perf")
 PACKAGES = ("numpy", "scipy", "triton", "curvlinops-for-pytorch", "linear-operator")
 
 
@@ -29,7 +30,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "blas_numpy": _blas_of_numpy(),
         "blas_torch": "MKL" if torch.backends.mkl.is_available() else "other",
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "commit": _commit(),
+        "commit": commit(),
     }
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
@@ -76,9 +77,10 @@ def _blas_of_numpy() -> str:
     return f"{blas.get('name', '?')} {blas.get('version', '')}".strip()
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit of the checkout, and whether the code that is measured differs from it."""
     name = _said_by(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"])
-    changed = _said_by(["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no", "--", "ntkla", "perf"])
+    changed = _said_by(["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no", "--", *CODE])
     return (name or "unknown") + (" with changes" if changed else "")
 
 

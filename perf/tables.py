@@ -16,18 +16,18 @@ def regenerate(root: Path, directory: Path) -> list[Path]:
     records = results.latest(results.load(directory))
     changed = []
     for page, text in ((root / "README.md", short(records)), (root / "perf" / "README.md", long(records))):
-        if page.exists() and _replace(page, text):
+        if page.exists() and replace(page, text):
             changed.append(page)
     return changed
 
 
-def _replace(page: Path, text: str) -> bool:
+def replace(page: Path, text: str, begin: str = BEGIN, end: str = END) -> bool:
     """Puts the text between the page's markers; False when it has none or nothing changed."""
     old = page.read_text()
-    if BEGIN not in old or END not in old:
+    if begin not in old or end not in old:
         return False
-    before, rest = old.split(BEGIN, 1)
-    new = before + BEGIN + "\n" + text + "\n" + END + rest.split(END, 1)[1]
+    before, rest = old.split(begin, 1)
+    new = before + begin + "\n" + text + "\n" + end + rest.split(end, 1)[1]
     if new == old:
         return False
     page.write_text(new)
