@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from ntkla.forgetting import drift as drift_module
+from ntkla.forgetting import drift_bound
 from ntkla.forgetting.predict import predict_forgetting
 from ntkla.forgetting.training import GradientDescent
 from ntkla.linalg import normal_problem, refine
@@ -148,7 +148,7 @@ def test_a_broken_bound_inside_the_library_is_caught(monkeypatch, method, option
 
 
 def test_a_forgotten_rounding_of_the_last_product_is_caught(monkeypatch):
-    monkeypatch.setattr(drift_module, "pieced_gamma", lambda inner: 0.0)
+    monkeypatch.setattr(drift_bound, "pieced_gamma", lambda inner: 0.0)
     assert red(lambda problem: drift_is_judged(problem, tol=ROUNDING_ONLY), FORGETTING) > 0
 
 
