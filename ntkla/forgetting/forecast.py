@@ -153,7 +153,7 @@ def _named_modes(modes: object, olds: Mapping[str, Task]) -> Mapping[str, Featur
     if modes is None:
         return {}
     if not isinstance(modes, Mapping) or not set(modes) <= set(olds):
-        came = sorted(modes) if isinstance(modes, Mapping) else type(modes).__name__
+        came = list(modes) if isinstance(modes, Mapping) else type(modes).__name__
         raise ArgumentError(f"modes: expected a mapping from names among {sorted(olds)}, got {came}.")
     return modes
 

@@ -18,8 +18,10 @@ from ntkla.forgetting.sample_modes import homes_of
 from ntkla.forgetting.samples import Home, most_drifting
 from ntkla.forgetting.shared_head import outputs_of
 from ntkla.forgetting.tasks import Task, positions
+from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.errors import ArgumentError, ShapeError
 from ntkla.linalg.feature_modes import FeatureModes, feature_modes
+from ntkla.linalg.precision import NEGLIGIBLE, gamma, norm_upper
 
 
 class Wanted(NamedTuple):
@@ -90,4 +92,23 @@ def _modes_of(old: Task, bias: bool, modes: FeatureModes | None) -> FeatureModes
             f"{modes.spectrum.size} in {modes.columns} (bias={modes.bias}). Pass ntkla.feature_modes(old.features, "
             f"bias={bias})."
         )
+    if not _may_belong(modes, DesignMatrix(old.features, bias)):
+        raise ArgumentError(
+            "modes: these are of other features than the old task's. Pass ntkla.feature_modes(old.features, "
+            f"bias={bias}), or leave modes out."
+        )
     return modes
+
+
+def _may_belong(modes: FeatureModes, design: DesignMatrix) -> bool:
+    """Whether the features do to v, the sum of all vectors, what the modes say: one product with the features.
+
+    With the smaller side M, `M V = V L + R` and omega the orthogonality, `v^T M v = ||Phi v||^2` is within
+    `m ((1 + omega) ||R|| + omega l_1)` of the sum of the m values; the rest of the allowance is rounding.
+    """
+    size, v = modes.values.shape[0], modes.vectors.sum(1, keepdim=True)
+    product = design.matmul(v) if modes.side == "features" else design.rmatmul(v)
+    rounding = 16.0 * gamma(design.rows + design.columns + size) * design.frobenius() ** 2
+    proved = 2.0 * float(norm_upper(modes.residual_norms)) + modes.orthogonality * float(modes.values[0])
+    found = float(norm_upper(product))
+    return abs(found * found - float(modes.values.sum())) <= size**2 * (proved + rounding) + NEGLIGIBLE

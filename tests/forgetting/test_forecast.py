@@ -19,7 +19,16 @@ from ntkla.forgetting.tasks import Task
 from ntkla.forgetting.training import GradientDescent, GradientFlow
 from ntkla.linalg.errors import ArgumentError, DtypeError, NotCertifiedError, RidgeError, ShapeError, UndecidedError
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, U64, gamma
-from ntkla.testing import Exact, FeatureSpec, Problem, ambient_state, compare, hostile_states, problems
+from ntkla.testing import (
+    Exact,
+    FeatureSpec,
+    Problem,
+    ambient_state,
+    compare,
+    feature_specs,
+    hostile_states,
+    problems,
+)
 from ntkla.testing.balls import ball, ball_matrix, design_matrix, diagonal, flint
 from ntkla.testing.spectra import normal
 
@@ -237,6 +246,30 @@ def test_modes_can_be_reused() -> None:
     assert second.modes is first.modes
     assert torch.equal(first.drift, second.drift)
     assert torch.equal(first.decomposition.energy, second.decomposition.energy)
+
+
+@pytest.mark.parametrize("samples", [4, 30])
+def test_modes_of_other_features_are_refused(samples: int) -> None:
+    """Of the same lengths and the same trace, as rows of norm 1 have; and of the same samples in another order."""
+    one, other = (torch.nn.functional.normalize(normal(samples, 6, seed)) for seed in (1, 2))
+    modes = ntkla.feature_modes(one, bias=True)
+    refused = [other, one * (1.0 + DEFAULT_TOLERANCE)] + ([one.flip(0)] if modes.side == "samples" else [])
+    assert forecast(Task(one), NEW, HEAD, ridge=1.0, modes=modes).modes is modes
+    for features in refused:
+        with pytest.raises(ArgumentError, match="of other features than the old task's"):
+            forecast(Task(features), NEW, HEAD, ridge=1.0, modes=modes)
+
+
+@example(FeatureSpec(6, 4, scale=1e-150), False)
+@example(FeatureSpec(4, 6, scale=1e70), True)
+@example(FeatureSpec(300, 90, condition=1e12), True)
+@given(feature_specs(), st.booleans())
+def test_modes_of_the_same_features_are_taken(spec: FeatureSpec, bias: bool) -> None:
+    features = spec.tensor
+    head = LinearHead(torch.ones(2, spec.features), torch.ones(2) if bias else None)
+    new = Task(features, torch.ones(spec.n, 2))
+    modes = ntkla.feature_modes(features, bias=bias)
+    assert forecast(Task(features), new, head, ridge=1.0, modes=modes).modes is modes
 
 
 def test_one_of_everything() -> None:

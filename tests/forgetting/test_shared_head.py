@@ -195,6 +195,7 @@ def test_task_refuses(arguments, error, message):
         (task(3, [7], head=9), task(4, None), {}, "old.outputs: the head has the outputs 0 to 4"),
         (task(3, None), task(4, [5], head=6), {}, "new.outputs"),
         ([task(3, None)], task(4, None), {"modes": {"new": None}}, "names among"),
+        ([task(3, None)], task(4, None), {"modes": {"new": None, 1: None}}, "names among"),
         ([task(3, None)], task(4, None), {"modes": 3}, "a mapping"),
     ],
 )
