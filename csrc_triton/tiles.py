@@ -23,6 +23,15 @@ SHARED_MEMORY = {
     "gfx942": 64 << 10,
 }
 
+# Triton's names of the types that features come in: as pointers in a signature, and as numbers in a kernel.
+POINTER = {torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+NUMBER = {
+    torch.float64: tl.float64,
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+}
+
 
 def legal(shared_bytes: int, architecture: str) -> bool:
     """True when a program that needs so much shared memory can run; an unknown architecture counts as the smallest."""
@@ -79,7 +88,7 @@ class Variant:
         name: unique among all kernels, such as "gram symmetric ieee float32".
         kernel: the `triton.jit` function.
         signature: Triton's type of every argument that is no compile-time constant, such as {"x": "*fp32", "n": "i32"}.
-        constexprs: the value of every compile-time constant.
+        constexprs: the value of every compile-time constant, and of arguments that are compiled in (a stride of 1).
         warps, stages: options of the compilation.
         divisible: arguments known to be multiples of 16 (pointers: 16-byte aligned), as the launcher's usually are.
         instruction: the matrix instruction expected in the machine code, for each architecture that is judged.
