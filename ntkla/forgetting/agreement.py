@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ntkla.forgetting.drift_bound import Size, size_of
-from ntkla.linalg.normal_solver import ratio
-from ntkla.linalg.precision import SHORT_CHAIN, U64, rounded_up
+from ntkla.linalg.precision import SHORT_CHAIN, U64, ratio, rounded_up
 
 
 class Agreement(NamedTuple):

@@ -17,8 +17,8 @@ import torch
 from ntkla.forgetting.drift_bound import Drift, RowSizes, drift_of, drift_scale, root_mean_square
 from ntkla.forgetting.trained import TrainedUpdate
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.normal_solver import NormalSolve, SolveDiagnostics, ratio
-from ntkla.linalg.precision import NEGLIGIBLE, norm_upper
+from ntkla.linalg.normal_solver import NormalSolve, SolveDiagnostics
+from ntkla.linalg.precision import NEGLIGIBLE, norm_upper, ratio
 from ntkla.linalg.refine import relative_goal
 from ntkla.linalg.results import Result
 from ntkla.linalg.stability import SolutionError

@@ -31,13 +31,13 @@ from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.doubled import two_sum
 from ntkla.linalg.errors import ArgumentError, ShapeError
-from ntkla.linalg.normal_solver import ratio
 from ntkla.linalg.precision import (
     DEFAULT_TOLERANCE,
     SHORT_CHAIN,
     TINY64,
     UNIT_ROUNDOFF,
     norm_upper,
+    ratio,
     rounded_up,
 )
 from ntkla.linalg.stability import SolutionError

@@ -10,7 +10,7 @@ from ntkla.forgetting.classes import ClassForgetting
 from ntkla.forgetting.decompose import Decomposition
 from ntkla.forgetting.predictions import Flips, Predictions
 from ntkla.linalg.decisions import Decision
-from ntkla.linalg.normal_solver import ratio
+from ntkla.linalg.precision import ratio
 from ntkla.linalg.results import Result, wrapped
 from ntkla.linalg.status import Status
 

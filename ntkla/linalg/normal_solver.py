@@ -19,7 +19,7 @@ from ntkla.linalg.doubled import two_product
 from ntkla.linalg.factor import CholeskyFactor, DualFactor, Factor, QRFactor
 from ntkla.linalg.minimum_norm import RankDecision, Solution, minimum_norm
 from ntkla.linalg.normal_problem import NormalProblem
-from ntkla.linalg.precision import DEFAULT_TOLERANCE, NEGLIGIBLE, UNIT_ROUNDOFF
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, UNIT_ROUNDOFF
 from ntkla.linalg.refine import Candidate, Refinement
 from ntkla.linalg.results import Result
 from ntkla.linalg.stability import SolutionError, Stability
@@ -186,10 +186,3 @@ def _candidates(problem: NormalProblem, penalty: float, free_bias: bool, route: 
         chain.append(("cholesky:float64", cholesky(torch.float64)))
     chain.append(("qr:float64", lambda: QRFactor.build(problem)))
     return chain
-
-
-def ratio(bound: float, scale: float) -> float:
-    """A bound relative to a scale; zero when the scale is zero and the bound is underflow, infinite on overflow."""
-    if scale == 0.0 and bound <= NEGLIGIBLE:
-        return 0.0
-    return bound / scale if scale > 0 and math.isfinite(bound) and math.isfinite(scale) else math.inf

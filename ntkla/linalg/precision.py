@@ -113,3 +113,10 @@ def flushes_subnormals() -> bool:
     smallest = torch.finfo(torch.float32).tiny
     probe = torch.full((_PARALLEL_GRAIN * torch.get_num_threads(),), smallest, dtype=torch.float32, device="cpu")
     return bool((probe.mul_(0.5).mul_(2.0) == 0.0).any())
+
+
+def ratio(bound: float, scale: float) -> float:
+    """A bound relative to a scale; zero when the scale is zero and the bound is underflow, infinite on overflow."""
+    if scale == 0.0 and bound <= NEGLIGIBLE:
+        return 0.0
+    return bound / scale if scale > 0 and math.isfinite(bound) and math.isfinite(scale) else math.inf

@@ -15,8 +15,8 @@ import torch
 
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix, widened
-from ntkla.linalg.normal_solver import NormalSolve, SolveDiagnostics, prepare, ratio
-from ntkla.linalg.precision import DEFAULT_TOLERANCE, NEGLIGIBLE, norm_lower, norm_upper
+from ntkla.linalg.normal_solver import NormalSolve, SolveDiagnostics, prepare
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, NEGLIGIBLE, norm_lower, norm_upper, ratio
 from ntkla.linalg.refine import relative_goal
 from ntkla.linalg.results import Result
 from ntkla.linalg.stability import SolutionError

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from hypothesis import settings
+from hypothesis import strategies as st
 
 from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.predict import predict_forgetting
@@ -30,14 +31,32 @@ from ntkla.testing import (
     gradient_descent,
     gradient_flow,
     mean_eigenvalue,
+    problems,
     relative_drift_bound,
     update_with_bias,
+    with_bias,
 )
 
 
 def fewer(factor: int) -> settings:
     """Settings with the profile's number of examples over `factor`: for tests that are run many times over."""
     return settings(max_examples=max(4, settings.default.max_examples // factor))
+
+
+@st.composite
+def trained_problems(draw: st.DrawFn, weighted: bool = False) -> tuple[Problem, GradientDescent | GradientFlow]:
+    """A problem and a training that is stable for it: the learning rate is a share of the largest stable one."""
+    problem = draw(problems(weighted=weighted))
+    momentum, nesterov = draw(st.sampled_from([(0.0, False), (0.5, False), (0.9, False), (0.9, True)]))
+    design = with_bias(problem.features_new) if problem.bias else problem.features_new.to(torch.float64)
+    if problem.weights is not None:
+        design = design * problem.weights.to(torch.float64).sqrt()[:, None]
+    largest = float(torch.linalg.matrix_norm(design, 2)) ** 2 + problem.ridge + problem.weight_decay
+    share, steps = draw(st.sampled_from([0.5, 0.1, 0.95, 1e-4])), draw(st.sampled_from([1, 2, 3, 10, 1000]))
+    if draw(st.booleans()):
+        return problem, GradientFlow(time=share * steps / largest)
+    limit = GradientDescent(1.0, 1, momentum, nesterov).stability_limit
+    return problem, GradientDescent(share * limit / largest, steps, momentum, nesterov)
 
 
 def solve(problem: RidgeProblem, **options: Any) -> RidgeSolution:

@@ -9,9 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntkla.forgetting.training import GradientDescent, GradientFlow
-from ntkla.testing import FeatureSpec, Problem, check_forgetting, exact_rank, problems, ridges, with_bias
-from tests.soundness.judge import fewer, forecast, judge_forgetting, judge_training, promised_drift
+from ntkla.testing import FeatureSpec, Problem, check_forgetting, exact_rank, problems, ridges
+from tests.soundness.judge import fewer, forecast, judge_forgetting, judge_training, promised_drift, trained_problems
 from tests.soundness.pins import FORGETTING_CERTIFIED, FORGETTING_SOUND, pinned
 
 
@@ -57,20 +56,6 @@ def test_the_same_call_gives_the_same_bits(problem):
     assert torch.equal(first.drift, second.drift)
     assert torch.equal(first.error_bound, second.error_bound)
     assert first.diagnostics == second.diagnostics
-
-
-@st.composite
-def trained_problems(draw):
-    """A problem and a training that is stable for it: the learning rate is a share of the largest stable one."""
-    problem = draw(problems(extreme=False))
-    momentum, nesterov = draw(st.sampled_from([(0.0, False), (0.5, False), (0.9, False), (0.9, True)]))
-    design = with_bias(problem.features_new) if problem.bias else problem.features_new.to(torch.float64)
-    largest = float(torch.linalg.matrix_norm(design, 2)) ** 2 + problem.ridge + problem.weight_decay
-    share, steps = draw(st.sampled_from([0.5, 0.1, 0.95, 1e-4])), draw(st.sampled_from([1, 2, 3, 10, 1000]))
-    if draw(st.booleans()):
-        return problem, GradientFlow(time=share * steps / largest)
-    limit = GradientDescent(1.0, 1, momentum, nesterov).stability_limit
-    return problem, GradientDescent(share * limit / largest, steps, momentum, nesterov)
 
 
 @fewer(2)

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntkla.forgetting.training import GradientDescent, GradientFlow
+from ntkla.forgetting.training import GradientDescent
 from ntkla.linalg.doubled import Doubled
 from ntkla.linalg.precision import UNIT_ROUNDOFF
 from ntkla.linalg.weights import SampleWeights
-from ntkla.testing import FeatureSpec, Problem, RidgeProblem, exact_rank, problems, ridge_problems, ridges, with_bias
+from ntkla.testing import FeatureSpec, Problem, RidgeProblem, exact_rank, problems, ridge_problems, ridges
 from tests.soundness.judge import (
     fewer,
     forecast,
@@ -23,6 +23,7 @@ from tests.soundness.judge import (
     promised_drift,
     promised_ridge,
     solve,
+    trained_problems,
 )
 from tests.soundness.test_planted import judged_with_an_inexact_residual, red
 
@@ -66,23 +67,8 @@ def test_without_a_ridge_the_bound_is_finite_only_at_full_rank(problem):
         assert solution.status.code == "rank_deficient"
 
 
-@st.composite
-def trained_problems(draw):
-    """A weighted problem and a training whose learning rate is a share of the largest stable one."""
-    problem = draw(problems(weighted=True))
-    momentum, nesterov = draw(st.sampled_from([(0.0, False), (0.9, False), (0.9, True)]))
-    design = with_bias(problem.features_new) if problem.bias else problem.features_new.to(torch.float64)
-    weighted = design * problem.weights.to(torch.float64).sqrt()[:, None]
-    largest = float(torch.linalg.matrix_norm(weighted, 2)) ** 2 + problem.ridge + problem.weight_decay
-    share, steps = draw(st.sampled_from([0.5, 0.1, 0.95, 1e-4])), draw(st.sampled_from([1, 2, 3, 10, 1000]))
-    if draw(st.booleans()):
-        return problem, GradientFlow(time=share * steps / largest)
-    limit = GradientDescent(1.0, 1, momentum, nesterov).stability_limit
-    return problem, GradientDescent(share * limit / largest, steps, momentum, nesterov)
-
-
 @fewer(2)
-@given(trained_problems())
+@given(trained_problems(weighted=True))
 def test_training_that_stops_early_is_within_the_bound(case):
     problem, training = case
     judge_training(problem, training, forecast(problem, training=training))
