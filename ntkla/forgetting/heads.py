@@ -33,6 +33,8 @@ class LinearHead:
         weight = checks.matrix("weight", self.weight)
         object.__setattr__(self, "weight", weight)
         if self.bias is not None:
+            if isinstance(self.bias, torch.Tensor):
+                checks.dense("bias", self.bias)
             if not isinstance(self.bias, torch.Tensor) or self.bias.ndim != 1:
                 came = tuple(self.bias.shape) if isinstance(self.bias, torch.Tensor) else type(self.bias).__name__
                 raise ShapeError(f"bias: expected shape ({weight.shape[0]},), one number an output, got {came}.")

@@ -34,6 +34,8 @@ def sample_weights(name: str, x: object, samples: int) -> torch.Tensor:
         ArgumentError: a negative weight, one that cannot be told from 0 safely, or none above 0: nothing is trained on
             then, and what is left of the problem needs no samples.
     """
+    if isinstance(x, torch.Tensor):
+        checks.dense(name, x)
     if not isinstance(x, torch.Tensor) or x.shape != (samples,):
         came = f"shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
         raise ShapeError(f"{name}: expected a tensor of shape ({samples},), one weight a sample, got {came}.")

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ntkla.forgetting.heads import LinearHead
 from ntkla.linalg.checks import LARGEST_ENTRY
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.doubled import two_sum
@@ -58,6 +59,16 @@ def changed(index: int, value: float) -> torch.Tensor:
 def test_what_is_no_weight_is_refused_by_name(weights: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="weights"):
         ridge_solve(PHI, Y, ridge=1.0, weights=weights)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_vectors_are_refused(layout: torch.layout) -> None:
+    nested = torch.nested.nested_tensor([ONES, ONES[:-1]], layout=layout)
+    with pytest.raises(DtypeError, match="weights: expected a dense tensor"):
+        ridge_solve(PHI, Y, ridge=1.0, weights=nested)
+    with pytest.raises(DtypeError, match="bias: expected a dense tensor"):
+        LinearHead(PHI, nested)
 
 
 def test_weighted_rows_whose_products_overflow_are_refused() -> None:
