@@ -32,7 +32,7 @@ from ntkla.app.reality import (
 )
 from ntkla.forgetting.decompose import decompose
 from ntkla.forgetting.heads import LinearHead
-from ntkla.forgetting.predict import Learning
+from ntkla.forgetting.learning import Learning
 from ntkla.forgetting.ranks import Rank, effective_rank, vulnerable_rank
 from ntkla.forgetting.shared_head import drifts_of_tasks
 from ntkla.forgetting.tasks import Task

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import overload
 
 from ntkla.forgetting.heads import LinearHead
-from ntkla.forgetting.predict import Learning
+from ntkla.forgetting.learning import Learning
 from ntkla.forgetting.ranks import share_between_0_and_1
 from ntkla.forgetting.report import ForgettingReport, ForgettingReports
 from ntkla.forgetting.shared_head import drifts_of_tasks, outputs_of

@@ -17,7 +17,8 @@ import torch
 
 from ntkla.forgetting.drifts import Forgetting, View
 from ntkla.forgetting.heads import LinearHead
-from ntkla.forgetting.predict import Learning, drifts
+from ntkla.forgetting.learning import Learning
+from ntkla.forgetting.predict import drifts
 from ntkla.forgetting.tasks import Task, positions
 from ntkla.linalg.accurate import Bounded, accurate_outputs
 from ntkla.linalg.design import DesignMatrix, widened

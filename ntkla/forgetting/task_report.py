@@ -10,7 +10,7 @@ from ntkla.forgetting.classes import per_class
 from ntkla.forgetting.decompose_update import decompose_update
 from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.heads import LinearHead
-from ntkla.forgetting.predict import Learning
+from ntkla.forgetting.learning import Learning
 from ntkla.forgetting.predictions import Flips, Predictions
 from ntkla.forgetting.ranks import effective_rank, vulnerable_rank
 from ntkla.forgetting.report import ForgettingReport

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.heads import LinearHead
-from ntkla.forgetting.predict import Learning
+from ntkla.forgetting.learning import Learning
 from ntkla.forgetting.shared_head import drifts_of_tasks
 from ntkla.forgetting.tasks import Task
 from ntkla.forgetting.training import GradientDescent
