@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ntkla.forgetting.drift_bound import Size, size_of
+from ntkla.linalg.normal import exactly_zero
 from ntkla.linalg.precision import SHORT_CHAIN, U64, ratio, rounded_up
 
 
@@ -32,13 +33,15 @@ def agreement(
     apart, expected, happened = size_of(distance, bound), size_of(forecast, forecast_bound), size_of(fact, fact_bound)
     relative = ratio(float(apart.value), float(happened.value))
     moved = bool(expected.value > 0), bool(happened.value > 0)
+    # A fact that is called zero, and is not, may be any multiple of what else all but vanishes.
+    related = moved[1] or (exactly_zero(forecast) and exactly_zero(fact))
     return Agreement(
         cosine=_cosine(forecast, fact) if all(moved) else None,
         norm_ratio=float(expected.value) / float(happened.value) if moved[1] else None,
         difference=float(apart.value),
         largest_difference=float(distance.abs().max()),
         relative_difference=relative,
-        relative_error=_error_of(relative, apart, happened),
+        relative_error=_error_of(relative, apart, happened) if related else math.inf,
         beyond_bounds=int((distance.abs() > bound).sum()),
     )
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntkla.forgetting.agreement import Agreement, agreement
-from ntkla.linalg.precision import gamma
+from ntkla.linalg.precision import TINY64, gamma
 from ntkla.testing.spectra import normal
 from tests.forgetting.rational import Known, exactly, known
 
@@ -120,3 +120,10 @@ def test_bounds_that_are_infinite_are_never_exceeded() -> None:
     assert found.beyond_bounds == 0
     assert found.relative_error == math.inf
     assert abs(found.cosine + 1) <= ROUNDING
+
+
+def test_a_fact_that_all_but_vanishes_leaves_the_relative_difference_open() -> None:
+    fact, zero = torch.full((2, 2), TINY64, dtype=torch.float64), torch.zeros((2, 2), dtype=torch.float64)
+    assert agreement(2.0 * fact, zero, fact, zero).relative_error == math.inf
+    assert agreement(fact, zero, zero, zero).relative_error == math.inf
+    assert agreement(zero, zero, zero, zero).relative_error == 0.0
