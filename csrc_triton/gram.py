@@ -135,6 +135,11 @@ def gram_kernel(
     tl.store(block, total, mask=inside)
 
 
+def pinned_tile(mode: str) -> Tile:
+    """The tile of a mode, in the interpreter's size where kernels are interpreted."""
+    return TILES[mode].interpreted() if INTERPRETED else TILES[mode]
+
+
 def variants(architecture: str = "sm_90") -> tuple[Variant, ...]:
     """Every pinned configuration, as the launcher runs it on rows that lie dense and 16-byte aligned."""
     return tuple(
@@ -222,7 +227,7 @@ def gram_error(inner: int, mode: str) -> float:
     """
     if inner == 0:
         return 0.0
-    depth = _pinned(mode).depth
+    depth = pinned_tile(mode).depth
     blocks, longest = triton.cdiv(inner, depth), min(inner, depth)
     roundings = {
         "float64": inner + 1,
@@ -259,12 +264,8 @@ def _result(mode: str) -> torch.dtype:
     return torch.float64 if mode == "float64" else torch.float32
 
 
-def _pinned(mode: str) -> Tile:
-    return TILES[mode].interpreted() if INTERPRETED else TILES[mode]
-
-
 def _tile(mode: str, dtype: torch.dtype, architecture: str) -> Tile:
-    return _pinned(mode).fitted(dtype.itemsize, architecture)
+    return pinned_tile(mode).fitted(dtype.itemsize, architecture)
 
 
 def _constants(mode: str, dtype: torch.dtype, symmetric: bool, tile: Tile) -> dict[str, object]:

@@ -22,6 +22,8 @@ SHARED_MEMORY = {
     "sm_120": 99 << 10,
     "gfx942": 64 << 10,
 }
+# Where the matrix instructions take their operands from shared memory, without a copy in registers.
+_READS_SHARED_MEMORY = ("sm_90", "sm_100")
 
 # Triton's names of the types that features come in: as pointers in a signature, and as numbers in a kernel.
 POINTER = {torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
@@ -55,7 +57,7 @@ class Tile:
     Attributes:
         rows, columns, depth: powers of two.
         warps: warps of a program.
-        stages: blocks of the operands in flight at once.
+        stages: blocks of the operands under way at once, the one that is being multiplied included.
     """
 
     rows: int
@@ -64,14 +66,15 @@ class Tile:
     warps: int
     stages: int
 
-    def shared_bytes(self, element_bytes: int) -> int:
-        """Shared memory for the operands' blocks in flight."""
-        return self.stages * (self.rows + self.columns) * self.depth * element_bytes
+    def shared_bytes(self, element_bytes: int, architecture: str) -> int:
+        """Shared memory for the operands: tensor cores since Hopper read it, what came before multiplies registers."""
+        buffers = self.stages if architecture in _READS_SHARED_MEMORY else max(1, self.stages - 1)
+        return buffers * (self.rows + self.columns) * self.depth * element_bytes
 
     def fitted(self, element_bytes: int, architecture: str) -> Tile:
         """This tile with as many of its stages as the architecture's shared memory holds, and at least one."""
         tile = self
-        while tile.stages > 1 and not legal(tile.shared_bytes(element_bytes), architecture):
+        while tile.stages > 1 and not legal(tile.shared_bytes(element_bytes, architecture), architecture):
             tile = replace(tile, stages=tile.stages - 1)
         return tile
 
@@ -116,7 +119,7 @@ def operand(x, dtype: tl.constexpr):
 def triangle_tile(index):
     """Row and column of entry `index` of a lower triangle (diagonal included) that is numbered row by row."""
     row = ((tl.sqrt(8.0 * index.to(tl.float32) + 1.0) - 1.0) * 0.5).to(tl.int32)
-    # The float32 root is off by at most one row below 2^22 rows.
+    # The float32 root is off by at most one row; below 2^15 rows of tiles nothing here passes 2^31.
     row -= (row * (row + 1) // 2 > index).to(tl.int32)
     row += ((row + 1) * (row + 2) // 2 <= index).to(tl.int32)
     return row, index - row * (row + 1) // 2
