@@ -62,14 +62,14 @@ def _classes(name: str, classes: tuple[ClassForgetting, ...]) -> Group:
     title += f" ({_MOST_CLASSES} of {len(classes)})" if len(classes) > _MOST_CLASSES else ""
     made = table("class", "samples", "accuracy %", "changes", "rms drift", left=0)
     for one in worst:
-        accuracy = f"{percent(one.accuracy_before)} -> {percent(one.accuracy_forecast)}"
+        accuracy = f"{percent(one.accuracy_before)} -> {percent(one.accuracy_after)}"
         made.add_row(str(one.label), str(one.samples), accuracy, count(one.flips), f"{one.drift_rms:.3g}")
     return titled(title, made)
 
 
 def _loss(one: ClassForgetting) -> tuple[float, float]:
     """Accuracy that is lost, by the middle of each interval; then the drift."""
-    before, after = one.accuracy_before, one.accuracy_forecast
+    before, after = one.accuracy_before, one.accuracy_after
     return (before.low + before.high - after.low - after.high, one.drift_rms)
 
 

@@ -74,11 +74,11 @@ def class_lines(reports: Mapping[str, ForgettingReport], facts: Mapping[str, Pos
     """The classes of all tasks, those that lose most accuracy first, then those that drift most."""
     found = []
     for name, report in reports.items():
-        happened = {c.label: c.accuracy_forecast for c in _classes(facts.get(name))}
+        happened = {c.label: c.accuracy_after for c in _classes(facts.get(name))}
         for c in _classes(report):
             label = f"{c.label}" if len(reports) == 1 else f"{plain(name, NAME)}: {c.label}"
             fact = happened.get(c.label)
-            found.append(ClassLine(label, c.accuracy_before, c.accuracy_forecast, fact, c.drift_rms, c.drift_error))
+            found.append(ClassLine(label, c.accuracy_before, c.accuracy_after, fact, c.drift_rms, c.drift_error))
     return sorted(found, key=lambda line: (-line.lost, -line.rms))
 
 

@@ -20,8 +20,7 @@ class ClassForgetting(Result):
         label: the class, as the number of its output in the whole head.
         samples: how many samples have this label, at least one.
         accuracy_before: the share of them that is recognised before the training, as far as it is decided.
-        accuracy_forecast: the same after it: after the training that is forecast, in a `ForgettingReport`; after the
-            one that happened, in a `PostMortem`.
+        accuracy_after: the same after it: as it is forecast in a `ForgettingReport`, as it happened in a `PostMortem`.
         flips: how many of them change their predicted class.
         drift_rms: root mean square of their drift, over samples and outputs; in units of the outputs.
         drift_error: bound of its distance to that of the exact drift; infinite where the drift has no bound.
@@ -30,14 +29,14 @@ class ClassForgetting(Result):
     label: int
     samples: int
     accuracy_before: Decision
-    accuracy_forecast: Decision
+    accuracy_after: Decision
     flips: Decision
     drift_rms: float
     drift_error: float
 
     def __str__(self) -> str:
         return (
-            f"class {self.label}: {self.samples} samples, accuracy {self.accuracy_before} -> {self.accuracy_forecast}, "
+            f"class {self.label}: {self.samples} samples, accuracy {self.accuracy_before} -> {self.accuracy_after}, "
             f"{self.flips} flips, drift {self.drift_rms:.4g}"
         )
 

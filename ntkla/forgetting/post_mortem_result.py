@@ -50,7 +50,7 @@ class PostMortem(Result):
         decomposition: the fact's energy in each mode of G_AA.
         top_modes: the fewest modes that certainly carry 90 % of the forecast's energy.
         inside_forecast, outside_forecast, inside_fact, outside_fact: the energies inside and outside of these modes.
-        classes: what happened to each class, `accuracy_forecast` being the accuracy after; None without labels.
+        classes: what happened to each class; None without labels.
         training: what was forecast, in words.
         status: of the fact's drift, for the tolerance that was asked for.
     """

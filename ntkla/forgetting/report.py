@@ -94,7 +94,7 @@ class ForgettingReport(Result):
         """The class that loses most, and the sample that drifts most; `classes` and `samples` tell of the others."""
         lines = []
         if self.classes:
-            worst = max(self.classes, key=lambda c: c.accuracy_before.low - c.accuracy_forecast.high)
+            worst = max(self.classes, key=lambda c: c.accuracy_before.low - c.accuracy_after.high)
             lines += wrapped("worst class", str(worst).removeprefix("class "))
         return lines + (wrapped("worst sample", str(self.samples[0]).removeprefix("sample ")) if self.samples else [])
 

@@ -74,7 +74,8 @@ def _named(classes: tuple[int, ...]) -> str:
 
 
 def _counted(start: int, stop: int) -> str:
-    return f"mode {start} holds" if stop == start + 1 else f"modes {start} to {stop - 1} hold"
+    """Modes in words are counted from 1, as in tables and pictures."""
+    return f"mode {stop} holds" if stop == start + 1 else f"modes {start + 1} to {stop} hold"
 
 
 def most_drifting(

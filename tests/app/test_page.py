@@ -321,7 +321,7 @@ def test_the_classes_that_lose_most_come_first(drawn):
     case = made(classes=30, n=300, features=12)
     classes = case.reports["old"].classes
     assert drawn(case, fact=False).says(f"the 20 most forgotten of {len(classes)}")
-    lost = {c.label: float(c.accuracy_before) - float(c.accuracy_forecast) for c in classes}
+    lost = {c.label: float(c.accuracy_before) - float(c.accuracy_after) for c in classes}
     lines = page.page_classes.class_lines(case.reports, {})
     shown = [lost[int(line.name)] for line in lines]
     assert shown == sorted(lost.values(), reverse=True)

