@@ -22,8 +22,8 @@ SHARED_MEMORY = {
     "sm_120": 99 << 10,
     "gfx942": 64 << 10,
 }
-# Where the matrix instructions take their operands from shared memory, without a copy in registers.
-_READS_SHARED_MEMORY = ("sm_90", "sm_100")
+# Where Triton multiplies from registers only, and shared memory holds no more than the blocks that are on their way.
+_MULTIPLIES_REGISTERS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120")
 
 # Triton's names of the types that features come in: as pointers in a signature, and as numbers in a kernel.
 POINTER = {torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
@@ -67,8 +67,8 @@ class Tile:
     stages: int
 
     def shared_bytes(self, element_bytes: int, architecture: str) -> int:
-        """Shared memory for the operands: tensor cores since Hopper read it, what came before multiplies registers."""
-        buffers = self.stages if architecture in _READS_SHARED_MEMORY else max(1, self.stages - 1)
+        """Shared memory for the operands: at most what Triton 3.6 takes for them."""
+        buffers = max(1, self.stages - 1) if architecture in _MULTIPLIES_REGISTERS else self.stages
         return buffers * (self.rows + self.columns) * self.depth * element_bytes
 
     def fitted(self, element_bytes: int, architecture: str) -> Tile:

@@ -74,8 +74,8 @@ def test_a_tile_keeps_the_stages_that_fit():
     tile = tiles.Tile(rows=128, columns=128, depth=128, warps=8, stages=3)
     assert tile.shared_bytes(2, "sm_90") == 3 * 256 * 128 * 2
     assert tile.shared_bytes(2, "sm_80") == 2 * 256 * 128 * 2
-    names = ("sm_90", "sm_80", "sm_89", "unheard of")
-    assert [tile.fitted(2, name).stages for name in names] == [3, 3, 2, 2]
+    names = ("sm_90", "sm_80", "sm_89", "gfx942", "unheard of")
+    assert [tile.fitted(2, name).stages for name in names] == [3, 3, 2, 1, 1]
     assert tile.fitted(4, "sm_90").stages == 1
     assert tile.fitted(2, "sm_90") == tile
     assert tiles.legal(tiles.SHARED_MEMORY["sm_90"], "sm_90")
