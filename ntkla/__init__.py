@@ -43,6 +43,10 @@ from ntkla.linalg.errors import (
 )
 from ntkla.linalg.feature_modes import FeatureModes, feature_modes
 from ntkla.linalg.kronecker import KroneckerGram
+from ntkla.linalg.layer_diagonal import layer_ntk_diagonal
+from ntkla.linalg.layer_error import layer_ntk_error
+from ntkla.linalg.layer_operator import LayerNTK
+from ntkla.linalg.layer_ops import layer_ntk
 from ntkla.linalg.modes import Eigenmodes
 from ntkla.linalg.operators import CrossGram, FunctionOperator, GramOperator
 from ntkla.linalg.ops import gram, normal_matmul
@@ -71,6 +75,7 @@ __all__ = [
     "GramOperator",
     "KroneckerGram",
     "LabelError",
+    "LayerNTK",
     "LinearHead",
     "MemoryEstimateError",
     "MissingPackageError",
@@ -99,6 +104,9 @@ __all__ = [
     "from_torch_sgd",
     "gram",
     "last_dispatch",
+    "layer_ntk",
+    "layer_ntk_diagonal",
+    "layer_ntk_error",
     "models",
     "normal_matmul",
     "post_mortem",

@@ -59,11 +59,7 @@ def matrix(name: str, x: object, *, rows: int | None = None, columns: int | None
     if x.ndim != 2:
         raise ShapeError(f"{name}: expected two dimensions (one row a sample), got shape {tuple(x.shape)}.")
     lengths(name, x, rows=rows, columns=columns)
-    with_values(name, x)
-    if x.device.type == "mps":
-        raise DeviceError(
-            f"{name}: lies on 'mps', which has no float64, so nothing can be certified there. Move it to 'cpu'."
-        )
+    certifiable(name, x)
     # A pending sign (the imaginary part of a conjugate has one) is applied: bits and numpy views do not know of it.
     x = x.detach().resolve_neg()
     finite(name, x)
@@ -82,6 +78,15 @@ def with_values(name: str, x: torch.Tensor) -> None:
     """Raises DeviceError for a tensor without values."""
     if x.device.type == "meta":
         raise DeviceError(f"{name}: lies on the meta device and has no values. Move real data to 'cpu' or 'cuda'.")
+
+
+def certifiable(name: str, x: torch.Tensor) -> None:
+    """Raises DeviceError for a tensor without values, or on a device that has no float64."""
+    with_values(name, x)
+    if x.device.type == "mps":
+        raise DeviceError(
+            f"{name}: lies on 'mps', which has no float64, so nothing can be certified there. Move it to 'cpu'."
+        )
 
 
 def lengths(name: str, x: torch.Tensor, *, rows: int | None = None, columns: int | None = None) -> None:

@@ -8,7 +8,49 @@ from ntkla.linalg import checks
 from ntkla.linalg.design import widened
 from ntkla.linalg.errors import DtypeError, ShapeError
 
-PRECISIONS = ("auto", "ieee", "float64")
+PRECISIONS = ("auto", "ieee", "bf16", "float64")
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def chosen_precision(precision: str, x: torch.Tensor) -> str:
+    """`precision` when it is one, and one for inputs like `x`.
+
+    Raises:
+        ArgumentError: for another word.
+        DtypeError: for "bf16" with inputs whose products are not exact in float32.
+    """
+    checks.choice("precision", precision, PRECISIONS)
+    if precision == "bf16" and x.dtype not in _HALF:
+        raise DtypeError(f"precision 'bf16': expected bfloat16 or float16 arrays, got {x.dtype}. Use 'auto'.")
+    return precision
+
+
+def arithmetic(dtype: torch.dtype, precision: str) -> str:
+    """The mode of a kernel for inputs of a type: "float64", "ieee" (float32), or "bf16" (exact float32 products)."""
+    if accumulation_dtype(dtype, precision) == torch.float64:
+        return "float64"
+    return "bf16" if dtype in _HALF and precision != "ieee" else "ieee"
+
+
+def gram_roundings(features: int, dtype: torch.dtype, precision: str) -> int:
+    """How many roundings, in the returned type, an entry of `gram` meets at most, whatever implementation runs.
+
+    A sum of F products with the bias meets F + 1 in any order.  In mode "bf16" tensor cores may cut what they add
+    instead of rounding it, twice a rounding: `csrc_triton.gram` counts up to 2.5 F + 5 of them in a block of 128
+    features or less, 320 in a longer row, and one for each block.
+    """
+    if arithmetic(dtype, precision) != "bf16":
+        return features + 1
+    return max(features + 1, min(3 * features, 320) + 8)
+
+
+def normal_roundings(samples: int, features: int) -> int:
+    """How many roundings, in the returned type, an entry of `normal_matmul` meets at most, whatever runs.
+
+    Sums of F + 1 and n terms in any order, the factor of the sample, the two products, and the rounding of a sum that
+    was kept in float64.
+    """
+    return samples + features + 4
 
 
 def accumulation_dtype(dtype: torch.dtype, precision: str) -> torch.dtype:
@@ -52,4 +94,6 @@ def _float32_is_float32() -> bool:
 
 def converted(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """`x` in float64 or float32, exactly where that type is wider."""
+    if x.dtype == dtype:
+        return x
     return widened(x) if dtype == torch.float64 else x.to(dtype)
