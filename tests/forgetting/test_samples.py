@@ -122,7 +122,7 @@ def test_homes_are_asked_for_once_and_told() -> None:
     assert asked == [[1, 0]]
     assert (first.modes, first.share_low, first.share_high) == ((0, 1), 0.75, 1.0)
     assert str(first) == "sample 1 (label 2): drift 2, class 2 -> 2, flip impossible, mode 1 holds 0.75 of it"
-    assert str(second).endswith("modes 3 to 4 hold 0.5 of it")
+    assert str(second).endswith("modes 4 to 5 hold 0.5 of it")
     without, _ = most_drifting(*args)
     assert (without.modes, without.share_low, without.share_high) == (None, 0.0, 1.0)
     assert without.to_dict()["place"] == {"low": 1, "high": 1}
