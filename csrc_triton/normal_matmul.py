@@ -64,7 +64,7 @@ def normal_matmul_error(rows: int, features: int, mode: str, *, bias: bool = Fal
     if mode == "float64":
         return _gamma(products + sums, 2.0**-53)
     block, rest = _gamma(products + min(sums, MOST_ROWS - 1) + 1, 2.0**-24), _gamma(sums, 2.0**-53)
-    return (block + rest + block * rest) * (1.0 + 2.0**-48)
+    return block if rest == 0.0 else (block + rest + block * rest) * (1.0 + 2.0**-48)
 
 
 def _gamma(count: int, roundoff: float) -> float:
