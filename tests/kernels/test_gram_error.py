@@ -68,6 +68,41 @@ def test_the_bound_is_reached_within_a_factor(mode, factor):
     assert not judge(computed, x, y, False, mode, scale=1 / factor).sound
 
 
+def cut(values: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    return np.trunc(values / unit) * unit
+
+
+def truncating(x: np.ndarray, y: np.ndarray, depth: int, instruction: int) -> np.ndarray:
+    """A tensor core at its worst: products and running sum are aligned to the largest and cut behind 24 bits."""
+    total = np.zeros((x.shape[0], y.shape[0]), dtype=np.float32)
+    for start in range(0, x.shape[1], depth):
+        block = np.zeros(total.shape)
+        for k in range(start, min(start + depth, x.shape[1]), instruction):
+            columns = slice(k, min(k + instruction, start + depth))
+            products = x[:, None, columns] * y[None, :, columns]
+            terms = np.concatenate([products, block[:, :, None]], 2)
+            largest = np.frexp(np.abs(terms).max(2, keepdims=True))[1]
+            block = cut(terms, np.ldexp(1.0, largest - 24)).sum(2)
+            block = cut(block, np.ldexp(1.0, np.frexp(block)[1] - 24))
+        total = total + block.astype(np.float32)
+    return total
+
+
+@pytest.mark.parametrize("instruction", [8, 16])
+@pytest.mark.parametrize("features", [1, 100, 128])
+def test_a_tensor_core_that_cuts_stays_within_the_bound(instruction, features):
+    """On random features, and, reached within a factor of 2, where all of a block but a one is cut off."""
+    depth = pinned_tile("bf16").depth
+    x = normal(4, features, dtype=torch.bfloat16).cpu() + 1
+    computed = torch.from_numpy(truncating(x.double().numpy(), x.double().numpy(), depth, instruction))
+    assert judge(computed, x, None, False, "bf16").sound
+    lost = torch.full((1, depth), 181 * 2.0**-19, dtype=torch.bfloat16)  # its square is just below 2 units of float32
+    lost[0, 0] = 1.0
+    computed = torch.from_numpy(truncating(lost.double().numpy(), lost.double().numpy(), depth, instruction))
+    assert judge(computed, lost, None, False, "bf16").sound
+    assert not judge(computed, lost, None, False, "bf16", scale=0.5).sound
+
+
 def test_the_bound_catches_a_planted_error():
     x = normal(6, 40)
     computed = gram(x, mode="ieee")
