@@ -16,7 +16,7 @@ from ntkla.linalg.products import pieced_gamma
 
 @dataclass(frozen=True, eq=False)
 class LinearHead:
-    """A linear head: `outputs = features weight^T + bias`.
+    """A linear head: `outputs = features weight^T + bias`; of a `torch.nn.Linear`: `LinearHead(l.weight, l.bias)`.
 
     Attributes:
         weight: [C, F], float64, float32, bfloat16 or float16; detached, taken as exact numbers.
@@ -38,6 +38,11 @@ class LinearHead:
             if not isinstance(self.bias, torch.Tensor) or self.bias.ndim != 1:
                 came = tuple(self.bias.shape) if isinstance(self.bias, torch.Tensor) else type(self.bias).__name__
                 raise ShapeError(f"bias: expected shape ({weight.shape[0]},), one number an output, got {came}.")
+            if len(self.bias) == weight.shape[1] != weight.shape[0]:
+                raise ShapeError(
+                    f"weight: expected [C, F] with C = {len(self.bias)}, one row for each entry of the bias, got "
+                    f"{tuple(weight.shape)}. It looks transposed: pass weight.T."
+                )
             bias = checks.matrix("bias", self.bias[None, :], columns=weight.shape[0])[0]
             checks.one_device(weight=weight, bias=bias)
             object.__setattr__(self, "bias", bias)

@@ -139,8 +139,8 @@ def require_labels_below(labels: torch.Tensor, classes: int | None) -> None:
     if low < 0 or (classes is not None and high >= classes):
         upper = "upwards" if classes is None else f"to {classes - 1}"
         raise LabelError(
-            f"labels: expected integers from 0 {upper}, got {low} to {high}. "
-            "Pass the number of classes of the whole head, or renumber the labels."
+            f"labels: expected integers from 0 {upper}, the numbers of the whole head's outputs, got {low} to {high}. "
+            "A head needs an output for every class, old and new: append rows to its weight, and entries to its bias."
         )
 
 

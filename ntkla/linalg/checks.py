@@ -214,7 +214,10 @@ def choice(name: str, value: object, allowed: Sequence[str]) -> str:
 def instance(name: str, value: object, kind: type[T]) -> T:
     """`value` when it is of a class that `ntkla` exports; ArgumentError otherwise."""
     if not isinstance(value, kind):
-        raise ArgumentError(f"{name}: expected an ntkla.{kind.__name__}, got {type(value).__name__}.")
+        raise ArgumentError(
+            f"{name}: expected an ntkla.{kind.__name__}, got {type(value).__name__}. help(ntkla.{kind.__name__}) says "
+            "how to make one."
+        )
     return value
 
 

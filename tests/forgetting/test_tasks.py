@@ -133,3 +133,10 @@ def test_stacked_is_exact() -> None:
     weight, bias = X.to(torch.bfloat16), X[:, 0].to(torch.float32)
     stacked = LinearHead(weight, bias).stacked()
     assert dyadic(stacked) == dyadic(torch.cat([weight.to(torch.float64).T, bias.to(torch.float64)[None]]))
+
+
+def test_a_transposed_weight_is_named_and_not_the_bias() -> None:
+    with pytest.raises(ShapeError, match=r"C = 3, one row for each entry of the bias.*transposed: pass weight\.T"):
+        LinearHead(X, X[0])
+    layer = torch.nn.Linear(3, 5)
+    assert LinearHead(layer.weight, layer.bias).outputs == 5
