@@ -1,5 +1,6 @@
-"""Triton kernels and their launchers; `ntkla.linalg.ops` is their only user.
+"""Triton kernels and their launchers; `ntkla.linalg.kernels` is their only user.
 
+    available.py   whether Triton is new enough, and what its compiler raises
     tiles.py   what the kernels share: pinned tiles, what fits a device, which tile a program computes
     gram.py    x x^T and x y^T
     normal_matmul.py, layer_ntk.py   the one-pass normal product and the products of layer factors

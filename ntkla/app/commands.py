@@ -68,9 +68,14 @@ def demo(
 
 
 @app.command()
-def info(debug: Debug = False) -> None:
+def info(
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Instead, from which size on each Triton kernel is taken, and why.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
     """Versions, devices, threads, and what each primitive would run here and why."""
     with readable_errors(debug):
-        from ntkla.app.info import describe
+        from ntkla.app.info import describe, describe_kernels
 
-        typer.echo(describe())
+        typer.echo(describe_kernels() if kernels else describe())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -12,6 +13,8 @@ import torch
 
 import ntkla
 from ntkla.app import cache
+from ntkla.linalg import choices, kernels
+from ntkla.linalg.checks import FLOATING
 from ntkla.linalg.errors import MissingPackageError
 from ntkla.linalg.free_memory import available_memory, container_limit
 from ntkla.linalg.precision import flushes_subnormals
@@ -51,6 +54,25 @@ def describe() -> str:
 
 def _wrapped(start: str, value: str) -> str:
     return textwrap.fill(value, 100, initial_indent=start, subsequent_indent=" " * len(start))
+
+
+def describe_kernels() -> str:
+    """The table by which Triton kernels are taken, and whether they run here; needs neither Triton nor a GPU."""
+    header = ("primitive", "device", "inputs", "arithmetic", "Triton from", "because")
+    rows = [header, *map(_choice, choices.CHOICES)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    here = {name: kernels.why_not("gram", torch.device(name), 1) for name in _device_names()}
+    said = [_wrapped(f"Triton on {name}: ", reason or "runs the kernels") for name, reason in here.items()]
+    return "\n".join([f"Chosen by the first row that fits ({_chosen()}):", *lines, *said])
+
+
+def _choice(row: choices.Choice) -> tuple[str, ...]:
+    names = ", ".join(str(dtype).removeprefix("torch.") for dtype in row.dtypes)
+    start = "never" if row.least_work == choices.NEVER else f"{row.least_work:.0e} products"
+    if math.isfinite(row.most_features):
+        start += f", F <= {row.most_features}"
+    return (row.primitive, row.device, "any" if len(row.dtypes) == len(FLOATING) else names, row.mode, start, row.why)
 
 
 Entries = list[tuple[str, str]]
@@ -125,7 +147,7 @@ def _device_names() -> list[str]:
 
 def _primitives() -> Entries:
     """What each primitive ran on a tiny example, for each type of input, and why."""
-    entries = [("implementation", f"torch: the only one, on every device and for every size ({_chosen()})")]
+    entries = [("implementation", f"{_implementation()} ({_chosen()})")]
     for device in _device_names():
         for dtype in (torch.float64, torch.float32, torch.bfloat16):
             x = torch.ones((2, 2), dtype=dtype, device=device)
@@ -137,6 +159,13 @@ def _primitives() -> Entries:
                     ran = f"refused ({_chosen()}): {error}"
                 entries.append((f"{name} {device} {str(dtype).removeprefix('torch.')}", ran))
     return entries
+
+
+def _implementation() -> str:
+    """What runs where nothing is forced, in a line."""
+    if all(row.least_work == choices.NEVER for row in choices.CHOICES):
+        return "torch, on every device and for every size"
+    return "torch or Triton, by device, type and size (ntkla info --kernels)"
 
 
 def _chosen() -> str:

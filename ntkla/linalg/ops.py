@@ -1,20 +1,21 @@
 """The primitives `gram` and `normal_matmul`: public wrappers, torch bodies, and their registration with PyTorch.
 
 Each primitive is a `torch.library` custom operator (`torch.ops.ntkla.gram`, `torch.ops.ntkla.normal_matmul`) with an
-implementation, a fake one for tracing, and autograd, so it works under `torch.compile`.
-This is the only file that may import `csrc_triton`.
+implementation (a Triton kernel or torch, see `dispatch`), a fake one for tracing, and autograd, so it works under
+`torch.compile`.
 """
 
 from __future__ import annotations
 
 import torch
 
-from ntkla.linalg import checks
-from ntkla.linalg.dispatch import record, resolve
+from ntkla.linalg import checks, kernels
+from ntkla.linalg.dispatch import Call, run
 from ntkla.linalg.errors import ShapeError
 from ntkla.linalg.primitive import (
-    PRECISIONS,
     accumulation_dtype,
+    arithmetic,
+    chosen_precision,
     converted,
     primitive_input,
     same_kind,
@@ -31,13 +32,16 @@ def gram(
         x: [n, F], float64, float32, bfloat16 or float16, any strides.
         y: [m, F], same dtype and device as `x`, or None.
         bias: adds 1 to every entry: the Gram matrix of the features with a constant feature appended.
-        precision: `"auto"` and `"ieee"` accumulate float64 inputs in float64 and everything narrower in float32;
-            `"float64"` accumulates, and returns, float64 for every input.
+        precision: `"ieee"` accumulates float64 inputs in float64 and everything narrower in float32, `"float64"`
+            accumulates, and returns, float64 for every input.  `"bf16"`, for bfloat16 and float16 inputs only, lets
+            their exact products be summed in float32 on tensor cores.  `"auto"` is `"bf16"` for those two, else
+            `"ieee"`.
 
     Returns:
         [n, n] (exactly symmetric) or [n, m]; float64 for float64 inputs or `precision="float64"`, else float32.  Never
-        rounded in between: `|error| <= gamma_{F+1} (|x| |y|^T + bias)` in the returned type's unit roundoff, plus what
-        underflows there.  NaN, infinities and overflow propagate as they do in torch.
+        rounded in between: `|error| <= gamma_r (|x| |y|^T + bias)` in the returned type's unit roundoff, plus what
+        underflows there; `r = F + 1`, where tensor cores may sum `max(F + 1, min(3 F, 320) + 8)`.  NaN, infinities and
+        overflow propagate as they do in torch.
 
     Raises:
         DtypeError, ShapeError, DeviceError, ArgumentError, BackendError
@@ -45,8 +49,8 @@ def gram(
     Differentiable in `x` and `y`.  Cost: 2 n m F operations (half for the symmetric case on two or more blocks).
     Deterministic for fixed inputs (strides included), versions and thread count.
     """
-    checks.choice("precision", precision, PRECISIONS)
     primitive_input("x", x)
+    chosen_precision(precision, x)
     if y is not None:
         primitive_input("y", y)
         same_kind("x", x, "y", y)
@@ -73,11 +77,11 @@ def normal_matmul(
         w: [F, m] or [F + 1, m] with `bias`, same dtype and device as `x`.
         weights: [n], one factor a sample, same dtype and device, or None for ones.
         bias: appends a constant feature 1 to `x`; the last row of `w` and of the result belong to it.
-        precision: as for `gram`.
+        precision: as for `gram`; `"bf16"` is the same as `"ieee"` here.
 
     Returns:
         [F (+ 1), m]; float64 for float64 inputs or `precision="float64"`, else float32.  Never rounded in between:
-        `|error| <= gamma_{n+F+2} |x|^T |weights| |x| |w|` in the returned type's unit roundoff, plus what underflows
+        `|error| <= gamma_{n+F+4} |x|^T |weights| |x| |w|` in the returned type's unit roundoff, plus what underflows
         there.  NaN, infinities and overflow propagate as they do in torch.
 
     Raises:
@@ -86,9 +90,9 @@ def normal_matmul(
     Differentiable in `x`, `w` and `weights`.  Cost: 4 n F m operations.
     Deterministic for fixed inputs (strides included), versions and thread count.
     """
-    checks.choice("precision", precision, PRECISIONS)
     checks.flag("bias", bias)
     primitive_input("x", x)
+    chosen_precision(precision, x)
     primitive_input("w", w)
     same_kind("x", x, "w", w)
     if w.shape[0] != x.shape[1] + int(bias):
@@ -109,11 +113,17 @@ def normal_matmul(
 def _gram(x: torch.Tensor, y: torch.Tensor | None, bias: bool, precision: str) -> torch.Tensor:
     wide = accumulation_dtype(x.dtype, precision)
     working = working_dtype(wide)
-    record("gram", resolve("gram"), working)
-    with torch.autocast(x.device.type, enabled=False):
-        left = converted(x, working)
-        out = _symmetric(left) if y is None else left @ converted(y, working).T
-    return (out.add_(1.0) if bias else out).to(wide)
+    mode = arithmetic(x.dtype, precision)
+
+    def body() -> torch.Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            left = converted(x, working)
+            out = _symmetric(left) if y is None else left @ converted(y, working).T
+        return (out.add_(1.0) if bias else out).to(wide)
+
+    (n, features), m = x.shape, x.shape[0] if y is None else y.shape[0]
+    call = Call("gram", x, features, mode, work=float(n) * m * features)
+    return run(call, kernel=lambda: kernels.gram(x, y, bias, mode), body=body, working=working)
 
 
 def _symmetric(x: torch.Tensor) -> torch.Tensor:
@@ -160,10 +170,17 @@ def _normal_matmul(
 ) -> torch.Tensor:
     wide = accumulation_dtype(x.dtype, precision)
     working = working_dtype(wide)
-    record("normal_matmul", resolve("normal_matmul"), working)
-    factors = None if weights is None else converted(weights, working)
-    with torch.autocast(x.device.type, enabled=False):
-        return _normal(converted(x, working), converted(w, working), factors, bias).to(wide)
+    # The second product's factors are no 16-bit numbers, so there is no "bf16".
+    mode = "float64" if wide == torch.float64 else "ieee"
+
+    def body() -> torch.Tensor:
+        factors = None if weights is None else converted(weights, working)
+        with torch.autocast(x.device.type, enabled=False):
+            return _normal(converted(x, working), converted(w, working), factors, bias).to(wide)
+
+    (n, features), columns = x.shape, w.shape[1]
+    call = Call("normal_matmul", x, features, mode, work=2.0 * n * features * columns)
+    return run(call, kernel=lambda: kernels.normal_matmul(x, w, weights, bias, mode), body=body, working=working)
 
 
 def _normal(x: torch.Tensor, w: torch.Tensor, weights: torch.Tensor | None, bias: bool) -> torch.Tensor:

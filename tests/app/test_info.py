@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from ntkla.app import info
+from ntkla.linalg import choices
 
 
 @pytest.fixture
@@ -41,3 +44,22 @@ def test_what_chooses_the_implementation(monkeypatch):
 def test_the_limit_of_a_container(limit, wanted, monkeypatch):
     monkeypatch.setattr(info, "container_limit", lambda: limit)
     assert f"limit of the container {wanted} " in described()
+
+
+def test_the_table_of_kernels_shows_every_row_and_what_hinders_them(monkeypatch):
+    lines = info.describe_kernels().splitlines()
+    assert len([line for line in lines if line.startswith(("gram ", "normal_matmul ", "layer_ntk "))]) == sum(
+        row.primitive != choices.ANY for row in choices.CHOICES
+    )
+    assert any(line.split()[:5] == ["gram", "cuda", "float32", "ieee", "never"] for line in lines)
+    assert any("normal_matmul" in line and "F <= 8192" in line for line in lines)
+    monkeypatch.setattr(info.kernels, "why_not", lambda *_: "no Triton")
+    assert "Triton on cpu: no Triton" in info.describe_kernels()
+
+
+def test_a_row_that_was_measured_shows_in_both(monkeypatch):
+    measured = replace(choices.CHOICES[1], device="NVIDIA H100", least_work=2e9, why="a record")
+    monkeypatch.setattr(choices, "CHOICES", (measured,))
+    table = info.describe_kernels()
+    assert "NVIDIA H100  float64  float64     2e+09 products  a record" in table
+    assert "torch or Triton, by device, type and size" in described()

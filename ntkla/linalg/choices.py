@@ -1,0 +1,70 @@
+"""From which size on a Triton kernel is taken instead of torch: a table, and what it says of a call.
+
+A row holds only after it was measured on the device that it names; until then torch runs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+NEVER = math.inf
+ANY = "any"
+_NOT_MEASURED = "not measured on a device yet"
+_WIDE, _SINGLE, _HALF = (torch.float64,), (torch.float32,), (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One row of the table.
+
+    Attributes:
+        primitive: its name, or `ANY`.
+        device: "cpu", "cuda" for any CUDA device, or how the names of some begin, such as "NVIDIA H100".
+        dtypes: element types of the inputs.
+        mode: the arithmetic: "ieee", "bf16" or "float64"; or `ANY`.
+        least_work: multiplications from which the kernel runs; `NEVER` for torch always.
+        why: what the number rests on.
+        most_features: the longest rows that the kernel takes.
+    """
+
+    primitive: str
+    device: str
+    dtypes: tuple[torch.dtype, ...]
+    mode: str
+    least_work: float
+    why: str
+    most_features: float = math.inf
+
+
+# The first row that fits a call decides; where none fits, torch runs.
+CHOICES = (
+    Choice(ANY, "cpu", _WIDE + _SINGLE + _HALF, ANY, NEVER, "Triton makes no code for processors"),
+    Choice("gram", "cuda", _WIDE, "float64", NEVER, _NOT_MEASURED),
+    Choice("gram", "cuda", _SINGLE, "ieee", NEVER, _NOT_MEASURED),
+    Choice("gram", "cuda", _SINGLE, "float64", NEVER, _NOT_MEASURED),
+    Choice("gram", "cuda", _HALF, "bf16", NEVER, _NOT_MEASURED),
+    Choice("gram", "cuda", _HALF, "ieee", NEVER, _NOT_MEASURED),
+    Choice("gram", "cuda", _HALF, "float64", NEVER, _NOT_MEASURED),
+    Choice("normal_matmul", "cuda", _WIDE, "float64", NEVER, _NOT_MEASURED, most_features=8192),
+    Choice("normal_matmul", "cuda", _SINGLE + _HALF, "ieee", NEVER, _NOT_MEASURED, most_features=8192),
+    Choice("normal_matmul", "cuda", _SINGLE + _HALF, "float64", NEVER, _NOT_MEASURED, most_features=8192),
+)
+
+
+def takes_kernel(
+    primitive: str, device: torch.device, dtype: torch.dtype, mode: str, features: int, work: float
+) -> bool:
+    """True when the table prefers the Triton kernel for a call of so many multiplications."""
+    for row in CHOICES:
+        if row.primitive in (primitive, ANY) and row.mode in (mode, ANY) and dtype in row.dtypes and _is(device, row):
+            return work >= row.least_work and features <= row.most_features
+    return False
+
+
+def _is(device: torch.device, row: Choice) -> bool:
+    if row.device in ("cpu", "cuda"):
+        return device.type == row.device
+    return device.type == "cuda" and torch.cuda.get_device_name(device).startswith(row.device)

@@ -1,0 +1,63 @@
+"""The only door to the Triton kernels: the launchers, and why one cannot run here.
+
+Nothing of `csrc_triton`, and so of Triton, is imported before a kernel is wanted.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def why_not(primitive: str, device: torch.device, features: int) -> str | None:
+    """A clause that says why the kernel of `primitive` cannot run, on this device or anywhere; None when it can."""
+    try:
+        from csrc_triton.available import too_old
+    except ImportError as error:
+        return f"Triton cannot be imported ({error}): pip install 'triton>=3.6'"
+    old = too_old()
+    if old is not None:
+        return f"{old}: pip install --upgrade triton"
+    from csrc_triton.tiles import INTERPRETED
+
+    if not INTERPRETED.value and device.type != "cuda":
+        return (
+            f"the arrays lie on '{device.type}', where Triton runs in its interpreter only: "
+            "set TRITON_INTERPRET=1 before triton is imported"
+        )
+    if INTERPRETED.value and device.type != "cpu":
+        return f"Triton's interpreter takes arrays on 'cpu' only, got '{device.type}': unset TRITON_INTERPRET"
+    return _limit(primitive, features)
+
+
+def _limit(primitive: str, features: int) -> str | None:
+    from csrc_triton.normal_blocks import MOST_FEATURES
+
+    if primitive == "normal_matmul" and features > MOST_FEATURES:
+        return f"its kernel takes at most {MOST_FEATURES} features, got {features}"
+    return None
+
+
+def compiler_failed(error: Exception) -> bool:
+    """True when a kernel did not compile or could not be launched; False for other faults, which are ours."""
+    from csrc_triton import available
+
+    return available.compiler_failed(error)
+
+
+def gram(x: torch.Tensor, y: torch.Tensor | None, bias: bool, mode: str) -> torch.Tensor:
+    """`csrc_triton.gram`; 16-bit inputs are widened, exactly, for mode "ieee"."""
+    from csrc_triton.gram import MODES
+    from csrc_triton.gram import gram as launch
+
+    if x.dtype not in MODES[mode]:
+        x, y = x.float(), None if y is None else y.float()
+    return launch(x, y, bias=bias, mode=mode)
+
+
+def normal_matmul(
+    x: torch.Tensor, w: torch.Tensor, weights: torch.Tensor | None, bias: bool, mode: str
+) -> torch.Tensor:
+    """`csrc_triton.normal_matmul`."""
+    from csrc_triton.normal_matmul import normal_matmul as launch
+
+    return launch(x, w, weights=weights, bias=bias, mode=mode)
