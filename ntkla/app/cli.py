@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 from ntkla.app.failures import EXIT_ERROR, missing_line
@@ -16,6 +17,9 @@ def main() -> None:
             raise
         print(f"ntkla: {missing_line(cause, 'cli')}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # The name of a file may hold what the terminal's encoding has not.
+        sys.stdout.reconfigure(errors="replace")
     app(prog_name="ntkla")
 
 

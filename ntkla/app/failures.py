@@ -43,13 +43,25 @@ def missing_line(cause: ModuleNotFoundError, extra: str) -> str:
     return f"the package '{cause.name}' is not installed. Install what this command needs: pip install 'ntkla[{extra}]'"
 
 
+def printable(text: str) -> str:
+    """A name as screens and files of text can hold it."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 @contextmanager
 def readable_errors(debug: bool) -> Iterator[None]:
-    """Turns an NtklaError inside the block into one line on stderr and exit code 2; with `debug` it passes through."""
+    """Turns an error that a person can mend into one line on stderr and exit code 2; with `debug` it passes through.
+
+    These are every NtklaError, and what the system refuses while the block runs, such as printing to a full disk.
+    """
     try:
         yield
-    except NtklaError as error:
+        if sys.stdout is not None:  # as it is where it was closed
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # a reader that has seen enough, as `head` has: typer leaves in silence
+    except (NtklaError, OSError) as error:
         if debug:
             raise
-        print(f"ntkla: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"ntkla: {type(error).__name__}: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         raise SystemExit(EXIT_ERROR) from None

@@ -73,7 +73,8 @@ def read_task(argument: str) -> TaskFile:
     if "weights" in found and not {"labels", "targets"} & found.keys():
         raise DataError(
             f"{places['weights']}: floats [n] are weights of samples, which mean nothing without labels or targets. "
-            f"If they are labels, convert them to integers: {_converted(places['weights'], 'weights', 'int64')}."
+            f"Labels must be integers: {_converted(places['weights'], 'weights', 'int64')}; "
+            "targets of one output must be [n, 1]: x.reshape(-1, 1)."
         )
     return TaskFile(paths[0].stem, argument, places, **found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ntkla.app.failures import printable
 from ntkla.app.notation import share
 from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError
@@ -51,7 +52,7 @@ class ForecastOptions:
             )
         if self.name is not None and len(self.name) != len(self.old):
             raise ArgumentError(f"--name: expected one for each of {len(self.old)} OLD, got {len(self.name)}.")
-        if self.name is not None and len(set(self.name)) < len(self.name):
+        if self.name is not None and len(set(map(printable, self.name))) < len(self.name):
             raise ArgumentError("--name: expected different names.")
         checks.integer("--top", self.top, least=0)
         share("--modes-share", self.modes_share)

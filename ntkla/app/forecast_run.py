@@ -47,7 +47,7 @@ def run_forecast(options: ForecastOptions) -> bool:
         document = strict_json.text(forecast_json.document(outcome))
         paths = [] if options.output is None else _write(options.output, outcome, document)
     if options.json:
-        sys.stdout.write(document)
+        print(document, end="")
     else:
         screen = need("ntkla.app.screen", "cli").console()
         need("ntkla.app.forecast_tables", "cli").show(screen, outcome)

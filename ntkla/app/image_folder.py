@@ -21,7 +21,8 @@ def labelled_files(folder: Path, classes: Sequence[str] | None) -> tuple[list[Pa
     Args:
         folder: its subfolders are the classes; images may lie deeper in them.
         classes: the names of all outputs of the head, in their order; a class gets its place there as its label.
-            None: where all subfolders are called by numbers, those numbers; else 0, 1, ... in the order of the names.
+            None: where all subfolders are called by numbers of at most nine digits, those numbers; else 0, 1, ... in
+            the order of the names.
 
     Raises:
         FileError: a folder cannot be read.
@@ -51,7 +52,7 @@ def labelled_files(folder: Path, classes: Sequence[str] | None) -> tuple[list[Pa
 
 def _labels(folder: Path, names: list[str], classes: Sequence[str] | None) -> dict[str, int]:
     if classes is None:
-        numbers = [int(name) for name in names if name.isascii() and name.isdecimal()]
+        numbers = [int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 10]
         if len(set(numbers)) == len(names):
             return dict(zip(names, numbers, strict=True))
         return {name: number for number, name in enumerate(names)}
@@ -75,6 +76,8 @@ def read_image(path: Path) -> torch.Tensor:
             mode = opened.mode
             if mode in (*_GREY, *_COLOUR):
                 return torch.from_numpy(np.array(turned(opened).convert("L" if mode in _GREY else "RGB")))
+    except pillow.UnidentifiedImageError as cause:
+        raise DataError(f"{path}: expected a PNG or JPEG image, got something else. Take it away.") from cause
     except (OSError, SyntaxError, ValueError, EOFError, pillow.DecompressionBombError) as cause:
         raise DataError(f"{path}: the image cannot be read ({cause}). Replace it, or take it away.") from cause
     raise DataError(f"{path}: expected 8 bits a pixel and colour, got Pillow's mode {mode!r}. Convert it to 8 bits.")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ntkla.app.failures import printable
 from ntkla.app.files import read_head, read_task
 from ntkla.app.fitted import FIT, fitted_head
 from ntkla.app.forecast_options import ForecastOptions
@@ -16,7 +17,7 @@ from ntkla.app.notation import for_each, numbers
 from ntkla.app.task_file import TaskFile
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.tasks import Task
-from ntkla.linalg.errors import DeviceError, DtypeError, NtklaError, ShapeError
+from ntkla.linalg.errors import ArgumentError, DeviceError, DtypeError, NtklaError, ShapeError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ def read(options: ForecastOptions) -> Files:
     """Reads headers and heads, or fits a head, and checks that features and heads fit each other.
 
     Raises:
-        FileError, DataError, DtypeError, ShapeError, NonFiniteError, ScaleError, DeviceError
+        FileError, DataError, DtypeError, ShapeError, NonFiniteError, ScaleError, DeviceError, ArgumentError
     """
     device = device_named(options.device)
     olds, new = [_moved(read_task(old), device) for old in options.old], _moved(read_task(options.new), device)
@@ -64,6 +65,8 @@ def read(options: ForecastOptions) -> Files:
     else:
         head = _head(read_head(options.head), device)
     after = None if options.after is None else _head(read_head(options.after), device)
+    if after is not None:
+        _check_after(str(options.after), head, after)
     for file in (*olds, new):
         _check_fit(file, options.head, head)
         if file.features.dtype != new.features.dtype:
@@ -97,8 +100,9 @@ def device_named(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, dtype=torch.float64, device=device).item()
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as cause:
-        reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError, ImportError) as cause:
+        # The first sentence: PyTorch goes on with what only its developers need.
+        reason = str(cause).partition("\n")[0].partition(". ")[0] or type(cause).__name__
         raise DeviceError(
             f"--device: {name!r} cannot be used here ({reason}). `ntkla info` lists the devices; 'cpu' always works."
         ) from cause
@@ -112,24 +116,17 @@ def _task(
     which, used, kept = typed
     outputs = None if used is None else numbers(f"{which}-outputs", used, head.outputs)
     classes = None if kept is None else numbers(f"{which}-classes", kept, head.outputs)
-    task = file.task(head.outputs, outputs=outputs, need_targets=need_targets)
-    if classes is None:
-        return task, None
-    with _before(f"{which}-classes: {file.argument}"):
-        selected = task.select(classes)
-    assert task.labels is not None, "samples are selected by their labels"
-    wanted = torch.tensor(classes, dtype=torch.int64, device=task.labels.device)
-    return selected, torch.isin(task.labels, wanted).nonzero().flatten()
+    rows = None
+    if classes is not None:
+        # Before the outputs are looked at: only the labels that are selected must be among them.
+        with _before(f"{which}-classes: {file.argument}"):
+            file, rows = file.select(classes)
+    return file.task(head.outputs, outputs=outputs, need_targets=need_targets), rows
 
 
 def _moved(file: TaskFile, device: torch.device) -> TaskFile:
     arrays = {role: getattr(file, role).to(device) for role in file.paths}
-    return dataclasses.replace(file, name=_printable(file.name), **arrays)
-
-
-def _printable(name: str) -> str:
-    """A name as screens and files of text can hold it."""
-    return "".join(character if character.isprintable() else "?" for character in name)
+    return dataclasses.replace(file, name=printable(file.name), **arrays)
 
 
 def _head(head: LinearHead, device: torch.device) -> LinearHead:
@@ -148,6 +145,16 @@ def _check_fit(file: TaskFile, argument: str, head: LinearHead) -> None:
     )
 
 
+def _check_after(argument: str, before: LinearHead, after: LinearHead) -> None:
+    """Raises before the long part what `ntkla.post_mortem` would raise at its end."""
+    shape, expected = list(after.weight.shape), list(before.weight.shape)
+    if shape != expected:
+        raise ShapeError(f"{argument}: expected a weight {expected}, as HEAD has, got {shape}. Name the same layer.")
+    if (after.bias is None) != (before.bias is None):
+        came, other = ("no bias", "one") if after.bias is None else ("a bias", "none")
+        raise ArgumentError(f"{argument}: this head has {came}, and HEAD has {other}. Name the same layer.")
+
+
 def _dtype(file: TaskFile) -> str:
     return str(file.features.dtype).removeprefix("torch.")
 
@@ -155,9 +162,9 @@ def _dtype(file: TaskFile) -> str:
 def _names(files: Sequence[TaskFile], given: Sequence[str] | None) -> list[str]:
     """The names given; else the first of these that tell all files apart: stem, folder/stem, stem with a number."""
     if given is not None:
-        return [_printable(name) for name in given]
+        return [printable(name) for name in given]
     stems = [file.name for file in files]
-    folders = [_printable(f"{file.paths['features'].parent.name}/{file.name}") for file in files]
+    folders = [printable(f"{file.paths['features'].parent.name}/{file.name}") for file in files]
     counted = [f"{stem} {number}" for number, stem in enumerate(stems, start=1)]
     return next(names for names in (stems, folders, counted) if len(set(names)) == len(names))
 

@@ -108,7 +108,7 @@ def run_modes(options: ModesOptions) -> bool:
     document = text(_document(options, file, found))
     paths = [] if options.output is None else _write(options.output, options, found, document)
     if options.json:
-        sys.stdout.write(document)
+        print(document, end="")
     else:
         screen = need("ntkla.app.screen", "cli").console()
         need("ntkla.app.modes_tables", "cli").show(screen, found, file.name)

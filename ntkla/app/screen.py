@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -36,10 +37,13 @@ def progress_bar(notes: Console) -> Progress:
 
 
 def table(*columns: str, left: int = 1, gap: int = 2) -> Table:
-    """An empty table; the first `left` columns are texts, the others numbers, `gap` blanks between them."""
+    """An empty table with `gap` blanks between columns.
+
+    The first `left` are texts, which are broken where there is no room; the others are numbers, which are kept whole.
+    """
     made = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
     for number, column in enumerate(columns):
-        made.add_column(column, justify="left" if number < left else "right", no_wrap=True)
+        made.add_column(column, justify="left" if number < left else "right", no_wrap=number >= left)
     return made
 
 
@@ -50,4 +54,5 @@ def titled(title: str, content: Table) -> Group:
 
 def shortened(name: str) -> str:
     """A name that leaves room for the numbers."""
-    return name if len(name) <= _NAME else f"{name[: _NAME - 3]}..."
+    # By the places that it takes on the screen: the characters of some scripts take two.
+    return name if cell_len(name) <= _NAME else f"{set_cell_size(name, _NAME - 3).rstrip()}..."

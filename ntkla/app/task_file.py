@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ntkla.forgetting.tasks import Task, require_labels_below
 from ntkla.linalg import checks
-from ntkla.linalg.errors import ArgumentError, NtklaError, ShapeError
+from ntkla.linalg.errors import ArgumentError, LabelError, NtklaError, ShapeError
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TaskFile:
     """A task as its files hold it; the tensors map the files.
 
@@ -37,6 +37,25 @@ class TaskFile:
     targets: torch.Tensor | None = None
     weights: torch.Tensor | None = None
     outputs: torch.Tensor | None = None
+
+    def select(self, classes: Sequence[int]) -> tuple[TaskFile, torch.Tensor]:
+        """The same of the samples whose label is one of `classes`, and their rows, int64; their arrays are copied.
+
+        Raises:
+            ArgumentError: there are no labels.  LabelError: no sample has such a label.
+            ShapeError: an array has not one row a sample.
+        """
+        if self.labels is None:
+            raise ArgumentError("expected a task with labels, got one without. Add a file of integers [n].")
+        arrays = {role: getattr(self, role) for role in self.paths if role != "outputs"}
+        for role, array in arrays.items():
+            if len(array) != len(self.features):
+                raise ShapeError(f"{role}: expected one row a sample, {len(self.features)}, got {len(array)}.")
+        wanted = torch.tensor(classes, dtype=torch.int64, device=self.labels.device)
+        rows = torch.isin(self.labels.to(torch.int64), wanted).nonzero().flatten()
+        if not len(rows):
+            raise LabelError(f"no sample has one of the labels {wanted.tolist()[:20]}.")
+        return dataclasses.replace(self, **{role: array[rows] for role, array in arrays.items()}), rows
 
     def task(self, classes: int, *, outputs: Sequence[int] | None = None, need_targets: bool) -> Task:
         """The task for a head with so many outputs; a message about an array begins with the name of its file.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -89,6 +92,33 @@ def test_an_error_is_one_line_whatever_its_message(capsys):
         raise RidgeError("two\n  lines")
     assert left.value.code == EXIT_ERROR
     assert capsys.readouterr().err == "ntkla: RidgeError: two lines\n"
+
+
+def test_an_error_shows_nothing_that_moves_the_cursor(capsys):
+    with pytest.raises(SystemExit), readable_errors(debug=False):
+        raise RidgeError("\x1b[2Jx.npy")
+    assert capsys.readouterr().err == "ntkla: RidgeError: ?[2Jx.npy\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = ntkla_with(["info"], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == EXIT_ERROR
+    assert done.stderr == b"ntkla: OSError: [Errno 28] No space left on device\n"
+
+
+def test_a_name_beyond_the_encoding_of_the_terminal(tmp_path):
+    np.save(tmp_path / "caf\xe9.npy", np.eye(3))
+    done = ntkla_with(["modes", str(tmp_path / "caf\xe9.npy")], capture_output=True, encoding="ascii")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"Modes of caf?\n")
+
+
+def ntkla_with(arguments: list[str], encoding: str = "utf-8", **streams):
+    """The command as a process of its own."""
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    return subprocess.run([sys.executable, "-m", "ntkla.app.cli", *arguments], env=environment, check=False, **streams)
 
 
 def test_a_missing_package_names_the_extra():

@@ -264,6 +264,7 @@ NAMED = {
     "a share above 1": ([*EXACT, "--modes-share", "2"], "--modes-share: expected"),
     "top below 0": ([*EXACT, "--top", "-1"], "--top: expected"),
     "one name for two": ([*EXACT, "--name", "a"], "expected one for each of 2 OLD"),
+    "names that a screen shows alike": ([*EXACT, "--name", "a\n", "--name", "a\t"], "expected different names"),
     "the same name": ([*EXACT, "--name", "a", "--name", "a"], "expected different names"),
     "outputs in words": ([*EXACT, "--old-outputs", "all"], "such as 0-4,7"),
     "outputs backwards": ([*EXACT, "--old-outputs", "4-0"], "Write 0-4"),
@@ -273,6 +274,7 @@ NAMED = {
     "outputs without the labels": ([*EXACT, "--new-outputs", "2,3"], "labels: [4] are not among the task's outputs"),
     "a class without samples": ([*EXACT, "--old-classes", "0"], "--old-classes: "),
     "a device": ([*EXACT, "--device", "abacus"], "--device: 'abacus' cannot be used here"),
+    "a device that needs a module": ([*EXACT, "--device", "hpu"], "--device: 'hpu' cannot be used here"),
     "a device without float64": ([*EXACT, "--device", "meta"], "'cpu' always works"),
     "a head that is not there": ([*EXACT, "--after", "nowhere.safetensors"], "nowhere.safetensors"),
 }
@@ -320,10 +322,33 @@ def test_classes_of_a_task_without_labels(files):
     assert "expected a task with labels" in line
 
 
-def test_another_kind_of_head_after_the_training(files, tmp_path):
+def test_another_kind_of_head_after_the_training_is_found_before_the_work(files, tmp_path, monkeypatch):
+    from ntkla.app import forecast_run
+
+    monkeypatch.setattr(forecast_run, "forecast", lambda *_, **__: pytest.fail("found out too late"))
     after = tmp_path / "after.npy"
     np.save(after, files.linear.weight.numpy())
-    assert "no bias" in line_of(*files.arguments, *EXACT, "--after", after)
+    assert "after.npy: this head has no bias, and HEAD has one" in line_of(*files.arguments, *EXACT, "--after", after)
+    np.save(after, files.linear.weight[1:].numpy())
+    said = f"after.npy: expected a weight [{CLASSES}, {FEATURES}], as HEAD has, got [{CLASSES - 1}, {FEATURES}]"
+    assert said in line_of(*files.arguments, *EXACT, "--after", after)
+
+
+def test_classes_are_selected_before_the_outputs_must_hold_their_labels(files):
+    found = document(*files.arguments, *EXACT, "--new-classes", "3,4", "--new-outputs", "3-4")
+    trained = torch.tensor([3, 4])
+    kept = torch.isin(files.new_task.labels, trained)
+    new = ntkla.Task.from_labels(files.new_task.features[kept], files.new_task.labels[kept], CLASSES, outputs=trained)
+    expected = ntkla.forecast(files.olds, new, files.linear, ridge=RIDGE)
+    assert found["tasks"][0]["drift"]["largest"] == float(expected["first_x"].drift.abs().max())
+    assert found["inputs"]["new"]["outputs"] == [3, 4]
+
+
+def test_classes_of_a_task_whose_arrays_differ_in_length(files, tmp_path):
+    np.save(tmp_path / "short.npy", files.olds["first_x"].labels[1:].numpy())
+    old = f"{files.first.split(',')[0]},{tmp_path}/short.npy"
+    line = line_of(old, files.new, files.head, *EXACT, "--old-classes", "1")
+    assert "labels: expected one row a sample, 30, got 29" in line
 
 
 def test_debug_shows_where_an_error_came_from(files):

@@ -51,6 +51,14 @@ def rows_below(output: str, title: str) -> list[str]:
     return table[: table.index("")]
 
 
+def test_a_name_of_wide_characters_leaves_the_numbers_whole(folder):
+    name = "\N{CJK UNIFIED IDEOGRAPH-732B}" * 30
+    wide, narrow = run(folder, "--ridge", "0.1", "--name", name), run(folder, "--ridge", "0.1", "--name", "cat")
+    row, expected = (rows_below(output, "Old tasks")[1].split()[1:] for output in (wide, narrow))
+    assert row == expected
+    assert "\N{HORIZONTAL ELLIPSIS}" not in wide
+
+
 def test_at_most_20_classes_the_most_forgotten_first(folder):
     output = run(folder, "--ridge", "0.1")
     title = "Classes of old, the most forgotten first (20 of 30)"

@@ -109,6 +109,12 @@ def test_folders_called_by_numbers_are_labels(tmp_path):
     assert len(order) == 5
 
 
+def test_numbers_too_large_for_a_label_are_names(tmp_path):
+    class_folder(tmp_path, labels=("7", "10", "9", "1" * 20, "7"))
+    images = open_images(tmp_path, None, None)
+    assert images.classes == {0: "10", 1: "1" * 20, 2: "7", 3: "9"}
+
+
 def test_modes_of_images_and_turned_ones(tmp_path):
     folder = tmp_path / "a"
     folder.mkdir()
@@ -234,7 +240,7 @@ def test_unreadable_images_are_named(tmp_path):
     PIL.fromarray(GREY[0].astype(np.uint16) * 200).save(tmp_path / "b" / "0.png")
     images = open_images(tmp_path, None, None)
     for number, (name, says) in enumerate(
-        [("a/1.png", "cannot be read"), ("a/2.png", "cannot"), ("b/0.png", "8 bits")]
+        [("a/1.png", "cannot be read"), ("a/2.png", "expected a PNG or JPEG image"), ("b/0.png", "8 bits")]
     ):
         with pytest.raises(DataError, match=f"{name}.*{says}"):
             images.image(number)
