@@ -15,6 +15,7 @@ from ntkla.app.forecast_options import ForecastOptions
 from ntkla.app.outcome import Outcome
 from ntkla.app.progress import Stage, watched
 from ntkla.app.settings import Settings, in_typed_units, settle
+from ntkla.app.words import training
 from ntkla.app.written import make_folder, written
 from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.post_mortem import post_mortem
@@ -54,6 +55,11 @@ def run_forecast(options: ForecastOptions) -> bool:
         if paths:
             screen.print(f"\nWritten to {options.output}: " + ", ".join(path.name for path in paths), markup=False)
     for name, report in outcome.reports.tasks.items():
+        if report.accuracy_before is not None and report.accuracy_before.high == 0:
+            print(
+                f"ntkla: note: the head is right on 0.0 % of {name} before training: are OLD and NEW swapped?",
+                file=sys.stderr,
+            )
         if not report.status.certified:
             print(f"ntkla: warning: {name}: {report.status}", file=sys.stderr)
     return outcome.reports.status.certified
@@ -116,5 +122,7 @@ def _write(folder: Path, outcome: Outcome, document: str) -> list[Path]:
     return [
         written(folder / "report.json", lambda path: path.write_text(document, encoding="utf-8")),
         written(folder / "drift.safetensors", lambda path: save(arrays, path, {})),
-        write_page(folder / "page.png", tasks, outcome.facts, title, labels=labels),
+        write_page(
+            folder / "page.png", tasks, outcome.facts, title, training=training(outcome.settings), labels=labels
+        ),
     ]

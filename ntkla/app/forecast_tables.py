@@ -11,13 +11,21 @@ from rich.text import Text
 from ntkla.app.fitted import FIT
 from ntkla.app.outcome import Outcome
 from ntkla.app.screen import shortened, table, titled
-from ntkla.app.words import answer, count, percent, training
+from ntkla.app.words import answer, count, opening, percent, training
 from ntkla.forgetting.classes import ClassForgetting
 from ntkla.forgetting.post_mortem_result import PostMortem
 from ntkla.forgetting.report import ForgettingReport
 from ntkla.forgetting.samples import SampleDrift
 
 _MOST_CLASSES = 20
+_WHERE = (
+    "mode: the one that most of the sample's drift lies in; size there: how long that part is, in % of the drift's "
+    "length (modes are not at right angles within one sample, so it may be above 100)"
+)
+_VERDICTS = (
+    "as forecast: all within the proved bounds; close: within the rounding of the head's type; different: the head was "
+    "not trained as stated: check the loss (cross-entropy?), mini-batches, the learning rate, --mean-loss"
+)
 
 
 def show(console: Console, outcome: Outcome) -> None:
@@ -26,15 +34,21 @@ def show(console: Console, outcome: Outcome) -> None:
     if outcome.options.head == FIT:
         fitted = ", ".join(reports)
         console.print(f"The head was fitted to {fitted}: its accuracy before is on samples it has seen.", markup=False)
-    console.print(f"Training on {new}: {training(outcome.settings)}.\n", markup=False)
+    console.print(opening(new, outcome.tasks.new, outcome.tasks.head), markup=False)
+    console.print(f"How: {training(outcome.settings)}.\n", markup=False)
     console.print(_overview(reports))
+    share = 100 * outcome.options.modes_share
+    console.print(
+        "open: the bounds leave it undecided; r50, r90: modes that hold 50, 90 % of the drift; "
+        f"k_G: modes that hold {share:g} % of the kernel"
+    )
     for name, report in reports.items():
         if report.classes:
             console.print("", _classes(name, report.classes))
         if report.samples:
-            console.print("", _samples(name, report.samples, outcome.tasks.rows[name]))
+            console.print("", _samples(name, report.samples, outcome.tasks.rows[name]), _WHERE)
     if outcome.facts is not None:
-        console.print("", _post_mortems(outcome.facts), "", _inside(outcome.facts))
+        console.print("", _post_mortems(outcome.facts), _VERDICTS, "", _inside(outcome.facts))
     for name, report in reports.items():
         console.print(f"\n{answer(report, name, new)}", markup=False)
 
@@ -75,7 +89,7 @@ def _loss(one: ClassForgetting) -> tuple[float, float]:
 
 def _samples(name: str, samples: tuple[SampleDrift, ...], rows: torch.Tensor | None) -> Group:
     title = f"Samples of {shortened(name)} that drift most"
-    made = table("row", "label", "class", "drift", "changes", "mode", "of its drift there", left=0)
+    made = table("row", "label", "class", "drift", "changes", "mode", "size there", left=0)
     for one in samples:
         made.add_row(
             str(one.index if rows is None else int(rows[one.index])),
@@ -83,14 +97,20 @@ def _samples(name: str, samples: tuple[SampleDrift, ...], rows: torch.Tensor | N
             f"{_possible(one.classes_before)} -> {_possible(one.classes_after)}",
             f"{one.norm:.3g}",
             {"certain": "yes", "impossible": "no"}.get(one.flip, "open"),
-            "open" if one.modes is None else _modes(*one.modes),
-            "-" if one.modes is None else f"{100 * one.share_low:.1f} %",
+            *_home(one),
         )
     return titled(title, made)
 
 
 def _possible(classes: tuple[int, ...]) -> str:
     return str(classes[0]) if len(classes) == 1 else f"one of {len(classes)}"
+
+
+def _home(one: SampleDrift) -> tuple[str, str]:
+    """The mode, and the size of the drift in it; what does not drift has none."""
+    if one.modes is None:
+        return "-" if one.norm == 0 else "open", "-"
+    return _modes(*one.modes), f"{100 * one.share_low:.1f} %"
 
 
 def _modes(start: int, stop: int) -> str:

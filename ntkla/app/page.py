@@ -19,7 +19,8 @@ from ntkla.linalg.modes import Eigenmodes
 
 _INCHES_WIDE = 7.2
 _DOTS_PER_INCH = 200
-_CHARACTERS_WIDE = 125
+# Of 8 points; digits are wider than most letters, and a line of nothing else fits as well.
+_CHARACTERS_WIDE = 98
 _STYLE = {"axes.labelsize": 8.5, "xtick.labelsize": 8, "ytick.labelsize": 8, "axes.axisbelow": True}
 
 
@@ -29,6 +30,7 @@ def write_page(
     post_mortems: Mapping[str, PostMortem] | None = None,
     title: str = "",
     *,
+    training: str,
     labels: Mapping[str, torch.Tensor | None] | None = None,
 ) -> Path:
     """Writes one PNG page about a forecast: four panels, 7.2 inches wide at 200 dots per inch.
@@ -43,6 +45,7 @@ def write_page(
         post_mortems: by the same names, of the tasks of which it is known what happened: (b) is then forecast against
             fact, else who changes class.
         title: above the page; none when empty.
+        training: what was forecast, in words.
         labels: int64 [n], by the same names, as the tasks have them: (b) then shows each sample's own class.
 
     Returns:
@@ -67,7 +70,7 @@ def write_page(
         _classes(d, lines, reports, focus)
         if title:
             figure.suptitle(plain(title, 85), fontsize=10)
-        figure.supxlabel(_caption(focus, reports), fontsize=8, x=0.01, ha="left")
+        figure.supxlabel(_caption(focus, reports, training), fontsize=8, x=0.01, ha="left")
         return canvas.save(figure, path, _DOTS_PER_INCH)
 
 
@@ -113,7 +116,7 @@ def _classes(
     page_classes.classes(part, lines, "(d) Class by class" + many)
 
 
-def _caption(focus: str, reports: Mapping[str, ForgettingReport]) -> str:
+def _caption(focus: str, reports: Mapping[str, ForgettingReport], training: str) -> str:
     """What was forecast, how exactly, and which task is shown where there are several."""
     report = reports[focus]
     bound = float(report.error_bound.max())
@@ -125,7 +128,7 @@ def _caption(focus: str, reports: Mapping[str, ForgettingReport]) -> str:
     shown = (
         "" if len(reports) == 1 else f" (a), (b): {plain(focus, 40)}, which drifts most of {len(reports)} old tasks."
     )
-    said = f"Forecast of: {plain(report.training, 300)}. {proved}{shown}"
+    said = f"Forecast of: {plain(training, 300)}. {proved}{shown}"
     return "\n".join(textwrap.wrap(said, _CHARACTERS_WIDE))
 
 

@@ -69,7 +69,7 @@ def _difference(axis: Any, expected: Floats, happened: Floats, limit: Floats) ->
     known = "proven limit" if proved.all() else f"proven limit (none for {np.count_nonzero(~proved):,})"
     axis.plot(place[proved], limit[proved], "_", color=VERMILION, markersize=4, label=known)
     equal = np.count_nonzero(difference == 0)
-    label = "|forecast $-$ fact|" + (f" (0 in {equal:,})" if equal else "")
+    label = "|forecast $-$ fact|" + (f"\n({equal:,} differ by exactly 0)" if equal else "")
     axis.plot(place, difference, "o", color=BLUE, markersize=2.5, mew=0, alpha=0.7, label=label)
     axis.set_ylabel("difference")
     places(axis, len(order))
@@ -120,8 +120,14 @@ def margins(part: Any, report: ForgettingReport, title: str) -> None:
     _bars(axis, points[1], unit)
     axis.axline((0, 0), slope=1, color=GREY, linewidth=0.8, zorder=0)
     axis.axhline(0, color=BLACK, linewidth=0.8, zorder=1.5)
-    axis.set_xlabel(("output" if one else "lead of the predicted class") + f", before{per}")
-    axis.set_ylabel(("output" if one else "lead of the same class") + f", after{per}")
+    if not one:
+        axis.set_title(
+            "Of each sample: how far the class predicted\nbefore the training is ahead of the next one.\n"
+            "Below 0: another class has overtaken it.",
+            fontsize=8,
+        )
+    axis.set_xlabel(("output" if one else "lead of that class") + f", before{per}")
+    axis.set_ylabel(("output" if one else "lead of that class") + f", after{per}")
     legend_below(part, axis, columns=1)
 
 

@@ -26,7 +26,9 @@ def spectrum_and_energy(part: Any, report: ForgettingReport, title: str) -> None
     upper, lower = part.subplots(2, 1, sharex=True)
     trace = _shares(report.modes.spectrum)
     shown = evenly_in_logarithm(len(trace), MARKS)
-    upper.plot(shown + 1, trace[shown], color=BLACK, marker=_alone(trace), label="trace of $G_{AA}$")
+    upper.plot(
+        shown + 1, trace[shown], color=BLACK, marker=_alone(trace), label="eigenvalues of $G_{AA}$,\nshare of the trace"
+    )
     energy = _energies(upper, report.decomposition)
     if logarithmic(upper, trace, energy, least=_LEAST_SHARE):
         # Nothing is above 1.

@@ -35,6 +35,8 @@ class Settings:
         ridge, weight_decay: absolute, of the summed loss.
         training: None for the optimum.
         mean_eigenvalue: of the new task's normal matrix.
+        halves: n C / 2, by which half the sum is larger than the mean loss that the options meant; 1 where they meant
+            half the sum.
         penalize_bias, tolerance: as for `ntkla.forecast`.
     """
 
@@ -42,6 +44,7 @@ class Settings:
     weight_decay: float
     training: Training | None
     mean_eigenvalue: float
+    halves: float
     penalize_bias: bool
     tolerance: float
 
@@ -68,6 +71,7 @@ def settle(options: ForecastOptions, new: Task, head: LinearHead) -> Settings:
         weight_decay=decay * halves,
         training=_training(options, samples, outputs),
         mean_eigenvalue=eigenvalue,
+        halves=halves,
         penalize_bias=not options.free_bias,
         tolerance=DEFAULT_TOLERANCE if options.tol is None else options.tol,
     )

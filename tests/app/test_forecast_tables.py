@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -18,7 +19,13 @@ CLASSES, FEATURES = 30, 8
 
 def settings(**changed) -> Settings:
     plain = Settings(
-        ridge=0.0, weight_decay=0.0, training=None, mean_eigenvalue=4.0, penalize_bias=True, tolerance=1e-10
+        ridge=0.0,
+        weight_decay=0.0,
+        training=None,
+        mean_eigenvalue=4.0,
+        halves=1.0,
+        penalize_bias=True,
+        tolerance=1e-10,
     )
     return dataclasses.replace(plain, **changed)
 
@@ -44,11 +51,11 @@ def run(folder, *options: str, head: str = "head.npy") -> str:
 
 
 def rows_below(output: str, title: str) -> list[str]:
-    """The rows of the table with this title, without its header."""
+    """The rows of the table with this title, without its header and what is said below it."""
     lines = output.splitlines()
     start = next(j for j, line in enumerate(lines) if line.startswith(title))
     table = lines[start + 2 :]
-    return table[: table.index("")]
+    return table[: next(j for j, line in enumerate(table) if line == "" or line.startswith("mode: "))]
 
 
 def test_a_name_of_wide_characters_leaves_the_numbers_whole(folder):
@@ -120,17 +127,89 @@ def test_one_output_has_no_classes_to_change(folder):
     [
         ({"ridge": 2.0}, "to the optimum, ridge 2 (0.5 mean eigenvalues)"),
         ({"mean_eigenvalue": 0.0}, "to the optimum, ridge 0"),
-        ({"training": ntkla.GradientFlow(0.25)}, "gradient flow for a time of 0.25"),
+        ({"training": ntkla.GradientFlow(0.25)}, "gradient flow, time 0.25"),
         ({"training": ntkla.GradientDescent(0.1, 1)}, "one full-batch step of SGD, learning rate 0.1"),
         (
             {"training": ntkla.GradientDescent(0.1, 50, 0.9, True), "weight_decay": 0.01},
-            "50 full-batch steps of SGD, learning rate 0.1, Nesterov momentum 0.9, weight decay 0.01",
+            "50 full-batch steps of SGD, Nesterov momentum 0.9, learning rate 0.1, weight decay 0.01",
         ),
         (
             {"training": ntkla.GradientDescent(0.1, 50, 0.9), "ridge": 1.0},
-            "50 full-batch steps of SGD, learning rate 0.1, momentum 0.9, ridge 1 (0.25 mean eigenvalues)",
+            "50 full-batch steps of SGD, momentum 0.9, learning rate 0.1, ridge 1 (0.25 mean eigenvalues)",
+        ),
+        (
+            {"training": ntkla.GradientDescent(8.333e-6, 50, 0.99999), "weight_decay": 2.4, "halves": 2400.0},
+            "50 full-batch steps of SGD, momentum 0.99999, learning rate 0.0199992 and weight decay 0.001 of the mean "
+            "loss (8.333e-06 and 2.4 of half the sum)",
+        ),
+        (
+            {"training": ntkla.GradientFlow(0.25), "ridge": 2.0, "weight_decay": 3.0, "halves": 10.0},
+            "gradient flow, time 2.5, ridge 0.2 (0.5 mean eigenvalues) and weight decay 0.3 of the mean loss "
+            "(0.25, 2 and 3 of half the sum)",
         ),
     ],
 )
 def test_the_training_in_words(changed, said):
     assert words.training(settings(**changed)) == said
+
+
+def test_the_numbers_of_the_mean_loss_appear_as_typed(folder):
+    output = " ".join(run(folder, "--sgd", "0.02,5,0.99999", "--weight-decay", "0.001", "--mean-loss").split())
+    halves = 90 * CLASSES / 2
+    used = f"({0.02 / halves:.4g} and {0.001 * halves:.4g} of half the sum)"
+    rate = "learning rate 0.02 and weight decay 0.001 of the mean loss"
+    assert f"How: 5 full-batch steps of SGD, momentum 0.99999, {rate} {used}." in output
+
+
+def test_the_first_line_says_what_is_trained(folder):
+    assert " ".join(run(folder, "--ridge", "1").split()).startswith(
+        "Training on new: 90 samples, labels 0 to 29, all 30 outputs trained; a head with no bias, 8 features. How: "
+    )
+    np.save(folder / "new.npy", np.ones((3, FEATURES)))
+    np.save(folder / "new_labels.npy", np.full(3, 4))
+    np.save(folder / "bias.npy", np.ones(CLASSES))
+    head = f"head.npy,{folder}/bias.npy"
+    said = run(folder, "--ridge", "1", "--new-outputs", "3-5", head=head)
+    assert " ".join(said.split()).startswith(
+        "Training on new: 3 samples, label 4, 3 of 30 outputs trained; a head with a bias, 8 features. How: "
+    )
+
+
+def test_every_column_is_explained_below_its_table(folder):
+    output = run(folder, "--ridge", "0.1", "--modes-share", "0.75", "--after", str(folder / "zero.npy"))
+    said = " ".join(output.split())
+    assert "r50, r90: modes that hold 50, 90 % of the drift; k_G: modes that hold 75 % of the kernel" in said
+    assert "size there: how long that part is, in % of the drift's length" in said
+    assert "different: the head was not trained as stated: check the loss (cross-entropy?)" in said
+
+
+def test_a_sample_that_does_not_drift_has_no_mode(folder):
+    np.save(folder / "old.npy", np.eye(90, FEATURES))
+    rows = rows_below(run(folder, "--ridge", "0.1", "--top", "90"), "Samples of old that drift most")
+    still = [row.split()[-2:] for row in rows if row.split()[-4] == "0"]
+    assert still == [["-", "-"]] * (90 - FEATURES)
+
+
+def test_the_bias_is_counted_apart(folder):
+    np.save(folder / "bias.npy", np.ones(CLASSES))
+    with_bias = " ".join(run(folder, "--ridge", "1", head=f"head.npy,{folder}/bias.npy").split())
+    assert "Of its 9 feature directions (8 features and the bias), half" in with_bias
+    assert "Of its 8 feature directions, half" in " ".join(run(folder, "--ridge", "1").split())
+
+
+def test_a_bound_that_misses_the_tolerance_is_told_all_the_same(folder):
+    loose = " ".join(run(folder, "--ridge", "0.1", "--tol", "1e-300").split())
+    proved = r"Proved: each number of the drift is within \S+ \(absolute\) of the exact one"
+    assert re.search(rf"{proved}\. Not certified \(above_tolerance: ", loose)
+    assert re.search(proved, " ".join(run(folder, "--ridge", "0.1").split()))
+
+
+def test_tasks_that_may_be_swapped(folder):
+    np.save(folder / "head.npy", np.eye(CLASSES, FEATURES))
+    np.save(folder / "old_labels.npy", np.full(90, 20))
+    np.save(folder / "old.npy", np.ones((90, FEATURES)))
+    old, new = (f"{folder}/{name}.npy,{folder}/{name}_labels.npy" for name in ("old", "new"))
+    result = CliRunner().invoke(app, ["forecast", old, new, str(folder / "head.npy"), "--ridge", "1"])
+    assert result.stderr == (
+        "ntkla: note: the head is right on 0.0 % of old before training: are OLD and NEW swapped?\n"
+    )
