@@ -262,7 +262,7 @@ def test_the_bound_catches_a_planted_error():
 def test_the_bound_at_the_ends_of_its_range():
     assert normal_matmul_error(0, 0, "float64") >= UNIT_ROUNDOFF[torch.float64]
     assert normal_matmul_error(1, 2**24, "ieee") == math.inf
-    assert normal_matmul_error(2**53, 1, "ieee") == math.inf
+    assert normal_matmul_error(2**54, 1, "ieee") == math.inf
     assert normal_matmul_error(5, 7, "ieee", bias=True) > normal_matmul_error(5, 7, "ieee")
 
 
