@@ -94,8 +94,21 @@ def read_head(argument: str) -> LinearHead:
         raise DataError(f"{argument}: expected WEIGHT.npy or WEIGHT.npy,BIAS.npy, got {len(paths)} files.")
     else:
         arrays = {name: _array(path) for name, path in zip(("weight", "bias"), paths, strict=False)}
+    _require_one_layer(argument, arrays["weight"], arrays.get("bias"))
     with naming(dict(zip(("weight", "bias"), paths, strict=False)), argument):
         return LinearHead(arrays["weight"], arrays.get("bias"))
+
+
+def _require_one_layer(argument: str, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    """Raises ShapeError when weight and bias are no [C, F] and [C], and says so when weight^T and bias are."""
+    if bias is None or weight.ndim != 2 or bias.ndim != 1 or len(bias) == len(weight):
+        return
+    outputs, features = weight.shape
+    remedy = f"The weight looks transposed: save weight.T, [{features}, {outputs}]."
+    raise ShapeError(
+        f"{argument}: the weight is [{outputs}, {features}], {outputs} outputs, and the bias has {len(bias)} entries. "
+        f"{remedy if len(bias) == features else 'Name the weight and the bias of one layer.'}"
+    )
 
 
 def _paths(argument: str) -> list[Path]:
@@ -104,7 +117,9 @@ def _paths(argument: str) -> list[Path]:
         return [Path(argument)]
     parts = argument.split(",")
     if "" in parts:
-        raise DataError(f"'{argument}': expected the name of a file, or several with a comma between them.")
+        raise DataError(
+            f"'{argument}': expected the name of a file, or several with a comma and no blank between them."
+        )
     paths = [Path(os.path.expanduser(part)) for part in parts]  # of several, the shell has done so for the first only
     if len(paths) > 1 and any(map(_is_safetensors, paths)):
         raise DataError(f"{argument}: one .safetensors file holds all arrays of a task or a head: name it alone.")
@@ -144,11 +159,23 @@ def _npy_task(paths: list[Path]) -> tuple[dict[str, torch.Tensor], dict[str, Pat
     for path in paths:
         array = _array(path)
         role = "features" if not found else _role(array, path)
+        if role == "features":
+            _require_no_labels(array, path, paths[1:])
         if role in found:
             raise DataError(f"{path}: these are {role} ({ROLES[role][2]}), and so are {places[role]}. Leave one out.")
         _require_fit(role, array, path)
         found[role], places[role] = array, path
     return found, places
+
+
+def _require_no_labels(array: torch.Tensor, path: Path, others: list[Path]) -> None:
+    """Raises DtypeError when labels stand where the features belong."""
+    if array.ndim == 1 and not array.is_floating_point():
+        features = others[0] if others else "FEATURES.npy"
+        remedy = "Name the features first" if others else "Join them to their features with a comma and no blank"
+        raise DtypeError(
+            f"{path}: these are integers [n], labels, in the place of features. {remedy}: {features},{path}."
+        )
 
 
 def _array(path: Path) -> torch.Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ntkla.forgetting.tasks import Task, require_labels_below
+from ntkla.forgetting.tasks import Task
 from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError, LabelError, NtklaError, ShapeError
 
@@ -71,14 +71,13 @@ class TaskFile:
 
         Cost: one pass over the features, which checks that they are finite; no copy of them.
         """
+        self._require_outputs(classes)
         with naming(self.paths, self.argument):
             used = self._outputs(classes, outputs)
             width = classes if used is None else used.shape[0]
             if self.targets is not None and self.targets.shape[1] != width:
                 raise ShapeError(f"targets: expected {width} columns, one an output, got {self.targets.shape[1]}.")
             if not need_targets or self.targets is not None:
-                if self.labels is not None:
-                    require_labels_below(self.labels, classes)
                 return Task(self.features, self.targets, self.labels, used, self.weights)
             if self.labels is None:
                 raise ArgumentError(
@@ -86,6 +85,24 @@ class TaskFile:
                     "FEATURES.npy,LABELS.npy, or an array `labels` to a .safetensors file."
                 )
             return Task.from_labels(self.features, self.labels, classes, outputs=used, weights=self.weights)
+
+    def _require_outputs(self, classes: int) -> None:
+        """Raises LabelError when the head has no output for a label."""
+        if self.labels is None:
+            return
+        low, high = (int(label) for label in torch.aminmax(self.labels))
+        if low < 0:
+            raise LabelError(
+                f"{self.paths['labels']}: labels {low} to {high}: expected numbers of the head's outputs, from 0. "
+                "Leave out samples without a class."
+            )
+        if high >= classes:
+            rows = f"numpy.zeros(({high + 1 - classes}, {self.features.shape[1]}))"
+            raise LabelError(
+                f"{self.paths['labels']}: labels {low} to {high}, and the head has the outputs 0 to {classes - 1}. "
+                "New classes need rows of their own in the head: "
+                f'numpy.save("weight.npy", numpy.vstack([w, {rows}])), the bias likewise; or write fit.'
+            )
 
     def _outputs(self, classes: int, named: Sequence[int] | None) -> torch.Tensor | None:
         """The outputs that the file or the caller names, each of them one of the head's."""

@@ -62,7 +62,7 @@ def test_arrays_that_do_not_lie_at_a_multiple_of_their_size(user_files):
         ("x.npy,task.safetensors", DataError, "name it alone"),
         ("x.npy,y.npy,y.npy", DataError, "labels"),
         ("x.npy,w.npy", DataError, "^w.npy: .*labels.*integers"),
-        ("y.npy", DtypeError, "^y.npy: features"),
+        ("y.npy", DtypeError, "^y.npy: these are integers"),
         ("w.npy", ShapeError, "^w.npy: features"),
         ("x.npy,column.npy", ShapeError, r"^column.npy: .*reshape\(-1\)"),
         ("cube.npy", ShapeError, "Flatten"),

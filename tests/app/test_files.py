@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from ntkla.app.failures import DataError
 from ntkla.app.files import ROLES, read_head, read_task
-from ntkla.linalg.errors import ArgumentError, LabelError, NonFiniteError, ShapeError
-from tests.app.user_files import BIAS, HEAD, WEIGHTS, C, F, T, X, Y, as_old_task, as_task, refused, save
+from ntkla.linalg.errors import ArgumentError, DtypeError, LabelError, NonFiniteError, ShapeError
+from tests.app.user_files import BIAS, HEAD, WEIGHTS, C, F, N, T, X, Y, as_old_task, as_task, refused, save
 
 pytestmark = pytest.mark.usefixtures("user_files")
 
@@ -116,16 +116,36 @@ def test_a_name_is_missing(argument):
 def test_messages_of_the_library_name_the_file():
     np.save("nan.npy", np.where(X > 1, np.nan, X))
     np.save("far.npy", Y + C)
+    np.save("below.npy", Y - 1)
     np.save("short.npy", Y[:-1])
     np.save("wide.npy", X)
     refused(NonFiniteError, "^nan.npy: features", "nan.npy,y.npy", as_task)
-    refused(LabelError, "^far.npy: labels", "x.npy,far.npy", as_task)
-    refused(LabelError, "^far.npy: labels", "x.npy,far.npy", as_old_task)
+    for reader in (as_task, as_old_task):
+        message = refused(LabelError, f"^far.npy: labels {C} to {2 * C - 1}, and the head", "x.npy,far.npy", reader)
+        assert f"has the outputs 0 to {C - 1}. New classes need rows" in message
+        assert f'numpy.save("weight.npy", numpy.vstack([w, numpy.zeros(({C}, {F}))])), the bias likewise' in message
+    refused(LabelError, "^below.npy: labels -1 to .*Leave out samples without a class", "x.npy,below.npy", as_task)
     refused(ShapeError, "^short.npy: labels", "x.npy,short.npy", as_task)
     refused(ShapeError, "^wide.npy: targets", "x.npy,wide.npy", as_task)
     refused(NonFiniteError, "^nan.npy: weight", "nan.npy", read_head)
-    refused(ShapeError, "^w.npy: bias", "head.npy,w.npy", read_head)
     refused(DataError, "3 files", "head.npy,bias.npy,bias.npy", read_head)
+
+
+def test_a_head_whose_parts_are_of_two_layers():
+    np.save("turned.npy", HEAD.T)
+    message = refused(ShapeError, "^turned.npy,bias.npy: ", "turned.npy,bias.npy", read_head)
+    assert f"the weight is [{F}, {C}], {F} outputs, and the bias has {C} entries" in message
+    assert message.endswith(f"The weight looks transposed: save weight.T, [{C}, {F}].")
+    message = refused(ShapeError, "^head.npy,w.npy: ", "head.npy,w.npy", read_head)
+    assert message.endswith(f"the bias has {N} entries. Name the weight and the bias of one layer.")
+    save("head.safetensors", weight=HEAD.T.copy(), bias=BIAS)
+    assert "transposed" in refused(ShapeError, "^head.safetensors: ", "head.safetensors", read_head)
+
+
+def test_labels_in_the_place_of_features():
+    message = refused(DtypeError, r"^y\.npy: these are integers \[n\], labels, in the place of features", "y.npy")
+    assert message.endswith("Join them to their features with a comma and no blank: FEATURES.npy,y.npy.")
+    assert refused(DtypeError, r"^y\.npy: ", "y.npy,x.npy").endswith("Name the features first: x.npy,y.npy.")
 
 
 @pytest.mark.parametrize("outputs", [[C], [-1], [0] * (C + 1)])
