@@ -121,6 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--target", action="append", choices=TARGETS, help="default: sm_90; repeatable")
     parser.add_argument("--one-per-kernel", action="store_true", help="only the smallest variant of each kernel")
     parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds for each variant")
+    parser.add_argument("--brief", action="store_true", help="only the problems and a summary, no table")
     parser.add_argument("--write", action="store_true", help="record the result and renew the table in perf/README.md")
     options = parser.parse_args(arguments)
     missing = why_not()
@@ -131,10 +132,14 @@ def main(arguments: list[str] | None = None) -> int:
     results = compile_all(
         kernel_modules(), options.target or ["sm_90"], one_per_kernel=options.one_per_kernel, timeout=options.timeout
     )
-    print(compiled.text(results))
+    if not options.brief:
+        print(compiled.text(results))
     problems = [f"{r.variant} for {r.target}: {problem}" for r in results for problem in r.problems]
     print(*problems, sep="\n", end="\n" if problems else "")
-    print(f"{len(results)} compiled in {time.perf_counter() - start:.0f} s, {len(problems)} problems")
+    print(
+        f"Triton {results[0].triton if results else '(nothing to compile)'}: {len(results)} compiled "
+        f"in {time.perf_counter() - start:.0f} s, {len(problems)} problems"
+    )
     if options.write:
         print(f"wrote {compiled.write(results)}")
     return int(bool(problems) or not results)

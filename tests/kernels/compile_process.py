@@ -52,7 +52,11 @@ class Worker:
             self._process.stdin.flush()
         except BrokenPipeError:
             return {"error": self._death()}
-        return self._line(timeout)
+        before = os.fstat(self._said.fileno()).st_size
+        answer = self._line(timeout)
+        if "error" in answer and not self.dead:
+            answer["error"] += self._complaints(before)
+        return answer
 
     @property
     def dead(self) -> bool:
@@ -75,6 +79,12 @@ class Worker:
             return {"error": f"no answer within {timeout:g} s", "seconds": timeout}
         line = self._process.stdout.readline()
         return json.loads(line) if line else {"error": self._death()}
+
+    def _complaints(self, since: int) -> str:
+        """The errors that the compiler printed since then, read without moving the place where it writes."""
+        size = os.fstat(self._said.fileno()).st_size - since
+        lines = os.pread(self._said.fileno(), size, since).decode(errors="replace").splitlines()
+        return "".join(f"; {line.strip()}" for line in lines if "error:" in line)[:600]
 
     def _death(self) -> str:
         code = self._process.wait()

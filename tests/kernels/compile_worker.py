@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,6 +32,8 @@ TARGETS = {
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
+# Names, kernels and expectations of the variants are the same for all targets, and are listed for this one.
+DEFAULT = "sm_90"
 # An opcode that makes up less of the program than this is left out of the mix, unless it is judged.
 LEAST_SHARE = 0.01
 MATRIX = re.compile(r"[BDHIOQ]G?MMA$|UTC\w*MMA$|v_s?mfma")
@@ -44,7 +47,7 @@ def main(modules: list[str]) -> None:
     os.dup2(2, 1)
     # The fields of the programs' answers are read from their English.
     os.environ["LC_ALL"] = "C"
-    found = {name: {variant.name: variant for variant in variants_of(name)} for name in modules}
+    found = {name: variants_of(name, DEFAULT) for name in modules}
     listed = [
         {
             "module": name,
@@ -59,17 +62,19 @@ def main(modules: list[str]) -> None:
     print(json.dumps({"triton": triton.__version__, "variants": listed}), file=answers)
     for line in sys.stdin:
         request = json.loads(line)
-        print(json.dumps(answer(found[request["module"]][request["variant"]], request["target"])), file=answers)
+        variant = variants_of(request["module"], request["target"])[request["variant"]]
+        print(json.dumps(answer(variant, request["target"])), file=answers)
 
 
-def variants_of(name: str) -> list[Variant]:
-    """Every pinned configuration of one module of kernels; names are distinct in it."""
+@cache
+def variants_of(name: str, target: str) -> dict[str, Variant]:
+    """Every pinned configuration of one module of kernels by its name, as it is on the target."""
     module: ModuleType = importlib.import_module(name)
-    variants = list(module.variants())
+    variants = module.variants(target)
     repeated = [name for name, count in Counter(variant.name for variant in variants).items() if count > 1]
     if repeated:
         raise ValueError(f"{name}: the names {repeated} stand for more than one variant")
-    return variants
+    return {variant.name: variant for variant in variants}
 
 
 def answer(variant: Variant, target: str) -> dict[str, Any]:
@@ -121,12 +126,8 @@ def amd_usage(assembly: str) -> dict[str, Any]:
     """Registers, scratch memory and opcodes of a compiled kernel, from the compiler's own listing."""
     fields = {name: int(value) for name, value in re.findall(r"^\s*-?\s*\.(\w+):\s+(\d+)$", assembly, re.MULTILINE)}
     opcodes = re.findall(r"^\s+([a-z]+_\w+)(?=\s|$)", assembly, re.MULTILINE)
-    spilled = {"vgpr_spill_count": fields["vgpr_spill_count"], "sgpr_spill_count": fields["sgpr_spill_count"]}
-    return {
-        "registers": fields["vgpr_count"],
-        "stack": fields["private_segment_fixed_size"] + sum(spilled.values()),
-        **mix(opcodes),
-    }
+    # What moves to accumulation registers and to lanes of other registers is called a spill too, but never leaves them.
+    return {"registers": fields["vgpr_count"], "stack": fields["private_segment_fixed_size"], **mix(opcodes)}
 
 
 def mix(opcodes: list[str]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def variant(name: str, dtype: str, block: int, depth: int, expected: str, **opti
     )
 
 
-def variants() -> tuple[Variant, ...]:
+def variants(architecture: str = "sm_90") -> tuple[Variant, ...]:
     """One that is well, and one for each fault."""
     return (
         variant("well", "bf16", 64, 32, "HGMMA"),

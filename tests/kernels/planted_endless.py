@@ -16,7 +16,7 @@ class Deadly(dict[str, str]):
         os._exit(3)
 
 
-def variants() -> tuple[Variant, ...]:
+def variants(architecture: str = "sm_90") -> tuple[Variant, ...]:
     """IEEE products of large blocks unroll into hundreds of thousands of instructions."""
     well = variant("well", "fp32", 16, 16, "FFMA")
     return (
