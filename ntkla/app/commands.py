@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ntkla.app.failures import need, readable_errors
 from ntkla.app.features_command import BackboneName, features
@@ -39,7 +40,14 @@ def _options(
     """Options before any command."""
 
 
-app.command()(forecast)
+class _InOneLine(TyperCommand):
+    """Shows the arguments of `ntkla forecast` as they are typed, not as the parser sees them."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return ["[OPTIONS]", "OLD... NEW HEAD"]
+
+
+app.command(cls=_InOneLine)(forecast)
 app.command()(modes)
 app.command()(features)
 

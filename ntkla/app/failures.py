@@ -40,12 +40,25 @@ def need(module: str, extra: str) -> ModuleType:
 
 def missing_line(cause: ModuleNotFoundError, extra: str) -> str:
     """The sentence that says which package is missing and what to type."""
-    return f"the package '{cause.name}' is not installed. Install what this command needs: pip install 'ntkla[{extra}]'"
+    return (
+        f"the package '{cause.name}' is not installed. Install what this command needs: pip install 'ntkla[{extra}]' "
+        f"or, in a checkout, pip install '.[{extra}]'"
+    )
 
 
 def printable(text: str) -> str:
     """A name as screens and files of text can hold it."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+@contextmanager
+def before(where: str) -> Iterator[None]:
+    """Puts the option, and the file where there is one, before the library's message."""
+    try:
+        yield
+    except NtklaError as error:
+        error.args = (f"{where}: {error}",)
+        raise
 
 
 @contextmanager

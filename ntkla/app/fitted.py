@@ -18,7 +18,6 @@ from ntkla.forgetting.heads import LinearHead
 from ntkla.linalg.errors import ArgumentError
 from ntkla.linalg.ridge import ridge_solve
 
-FIT = "fit"
 RELATIVE_RIDGE = 0.01
 
 

@@ -8,15 +8,21 @@ from typing import Annotated
 import typer
 
 from ntkla.app.failures import EXIT_NOT_CERTIFIED, need, readable_errors
-from ntkla.app.forecast_options import ForecastOptions
+from ntkla.app.forecast_options import USUAL_RIDGE, ForecastOptions, positionals
 from ntkla.app.shared_options import Debug, Device
+from ntkla.linalg.errors import ArgumentError
 
 _HOW, _WHAT, _SHOW = "How the head is trained", "Which outputs and samples", "What is shown"
 
-Old = Annotated[list[str], typer.Argument(metavar="OLD...", help="Tasks to be remembered, one or more.")]
-New = Annotated[str, typer.Argument(metavar="NEW", help="The task to be trained on; needs labels or targets.")]
+# All three are required; that one is missing is told by `positionals`, which knows which.
+Old = Annotated[list[str] | None, typer.Argument(metavar="OLD...", help="Tasks to be remembered, one or more.")]
+New = Annotated[str | None, typer.Argument(metavar="NEW", help="The task to be trained on; needs labels or targets.")]
 Head = Annotated[
-    str, typer.Argument(metavar="HEAD", help="The linear head as it stands before the training; or the word fit.")
+    str | None,
+    typer.Argument(
+        metavar="HEAD",
+        help="The linear head as it stands before the training; or the word fit, with exactly one OLD.",
+    ),
 ]
 Ridge = Annotated[
     float | None,
@@ -24,16 +30,23 @@ Ridge = Annotated[
 ]
 RelativeRidge = Annotated[
     float | None,
-    typer.Option(help="The same, in mean eigenvalues of NEW's Phi^T Phi; 0.01 is mild.", rich_help_panel=_HOW),
+    typer.Option(
+        help="How strongly the old head holds, in mean eigenvalues of NEW's Phi^T Phi: 0.01 is nearly free, 1 is "
+        f"strong, and {USUAL_RIDGE} a usual start. If you train with SGD for known steps, use --sgd: it needs no "
+        "ridge.",
+        rich_help_panel=_HOW,
+    ),
 ]
 Sgd = Annotated[
     str | None,
     typer.Option(
         metavar="LR,STEPS[,MOMENTUM[,nesterov]]",
-        help="Full-batch gradient descent instead of the optimum; the ridge is then 0 unless given.",
+        help="Full-batch gradient descent instead of the optimum, as one word: 0.02,50,0.9; the ridge is then 0 unless "
+        "given.",
         rich_help_panel=_HOW,
     ),
 ]
+Elsewhere = Annotated[str | None, typer.Option("--lr", "--steps", "--momentum", hidden=True)]
 Flow = Annotated[
     float | None,
     typer.Option(metavar="TIME", help="Gradient flow for this time instead of the optimum.", rich_help_panel=_HOW),
@@ -61,13 +74,18 @@ OldOutputs = Annotated[
 ]
 NewOutputs = Annotated[
     str | None,
-    typer.Option(metavar="NUMBERS", help="Outputs that NEW trains; the others stay.", rich_help_panel=_WHAT),
+    typer.Option(
+        metavar="NUMBERS",
+        help="Outputs that NEW trains, such as 5-9; the others stay. Without it NEW trains every output, with target 0 "
+        "for classes that it does not have, as MSELoss on one-hot targets does.",
+        rich_help_panel=_WHAT,
+    ),
 ]
 OldClasses = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NUMBERS",
-        help="Only the samples of OLD with these labels; once for all, or once an OLD.",
+        help="Only the samples of OLD with these labels, such as 0-4; once for all, or once an OLD.",
         rich_help_panel=_WHAT,
     ),
 ]
@@ -77,7 +95,10 @@ NewClasses = Annotated[
 ]
 Name = Annotated[
     list[str] | None,
-    typer.Option(help="What an OLD is called, once an OLD; its file's name if left out.", rich_help_panel=_WHAT),
+    typer.Option(
+        help="What an OLD is called, once an OLD, such as --name cats --name dogs; its file's name if left out.",
+        rich_help_panel=_WHAT,
+    ),
 ]
 After = Annotated[
     str | None,
@@ -106,12 +127,13 @@ Strict = Annotated[bool, typer.Option("--strict", help="Leave with exit code 3 u
 
 
 def forecast(
-    old: Old,
-    new: New,
-    head: Head,
+    old: Old = None,
+    new: New = None,
+    head: Head = None,
     ridge: Ridge = None,
     relative_ridge: RelativeRidge = None,
     sgd: Sgd = None,
+    elsewhere: Elsewhere = None,
     flow: Flow = None,
     weight_decay: WeightDecay = 0.0,
     mean_loss: MeanLoss = False,
@@ -139,18 +161,21 @@ def forecast(
     OLD needs no labels, but without them there is no accuracy.
 
     A head is one `.safetensors` file with `weight` [C, F] and `bias` [C] (the state_dict of a torch.nn.Linear; the bias
-    may be missing), or `WEIGHT.npy[,BIAS.npy]`. Without a head of your own write `fit`: one is fitted to OLD first, by
-    ridge regression on its labels.
+    may be missing), or `WEIGHT.npy[,BIAS.npy]`. Without a head of your own write `fit`: one is fitted to the one OLD
+    first, by ridge regression on its labels.
 
     Example, two tasks and a head saved with numpy:
 
-    `ntkla forecast old_x.npy,old_y.npy new_x.npy,new_y.npy weight.npy,bias.npy --relative-ridge 0.01`
+    `ntkla forecast old_x.npy,old_y.npy new_x.npy,new_y.npy weight.npy,bias.npy --relative-ridge 0.1`
 
     Exit codes: 0 done (a line on stderr warns where a bound does not meet the tolerance); 2 an error, in one line on
     stderr; 3 with --strict, done, but a bound does not meet the tolerance.
     """
-    typed = {key: value for key, value in locals().items() if key != "debug"}
+    typed = {key: value for key, value in locals().items() if key not in ("debug", "elsewhere")}
     with readable_errors(debug):
+        if elsewhere is not None:
+            raise ArgumentError("--lr, --steps and --momentum are one word after --sgd: --sgd LR,STEPS[,MOMENTUM].")
+        typed |= positionals(old, new, head)
         run = need("ntkla.app.forecast_run", "cli").run_forecast
         if not run(ForecastOptions(**typed)) and strict:
             raise typer.Exit(EXIT_NOT_CERTIFIED)

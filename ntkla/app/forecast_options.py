@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from ntkla.app.failures import printable
-from ntkla.app.notation import share
+from ntkla.app.notation import FIT, share
 from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError
+
+USUAL_RIDGE = 0.1
+_MISSING = {
+    "OLD": "the old task's files (FEATURES.npy,LABELS.npy)",
+    "NEW": "the new task's files (FEATURES.npy,LABELS.npy)",
+    "HEAD": "the head's file (WEIGHT.npy,BIAS.npy), or the word fit",
+}
+
+
+def positionals(old: list[str] | None, new: str | None, head: str | None) -> dict[str, str | list[str]]:
+    """OLD, NEW and HEAD as the command line parsed them, by name; ArgumentError says which were not typed.
+
+    Where fewer than three were typed the parser fills HEAD first and OLD last, and a person types OLD first.
+    """
+    typed = [*(old or []), *(word for word in (new, head) if word is not None)]
+    if len(typed) >= 3:
+        return {"old": typed[:-2], "new": typed[-2], "head": typed[-1]}
+    missing = list(_MISSING)[len(typed) :]
+    if len(typed) == 2 and typed[-1] == FIT:
+        missing = ["NEW"]
+    names = " and ".join([", ".join(missing[:-1]), missing[-1]] if len(missing) > 1 else missing)
+    verb = "is" if len(missing) == 1 else "are"
+    raise ArgumentError(f"{names} {verb} missing: {'; '.join(_MISSING[name] for name in missing)}.")
 
 
 @dataclass(frozen=True)
@@ -48,8 +72,9 @@ class ForecastOptions:
         if self.ridge is None and self.relative_ridge is None and self.sgd is None and self.flow is None:
             raise ArgumentError(
                 "how is the head trained? Add --ridge or --relative-ridge for training to the optimum (a usual start: "
-                "--relative-ridge 0.01), or --sgd lr,steps for gradient descent that stops early."
+                f"--relative-ridge {USUAL_RIDGE}), or --sgd lr,steps for gradient descent that stops early."
             )
+        self._require_no_stray_numbers()
         if self.name is not None and len(self.name) != len(self.old):
             raise ArgumentError(f"--name: expected one for each of {len(self.old)} OLD, got {len(self.name)}.")
         if self.name is not None and len(set(map(printable, self.name))) < len(self.name):
@@ -58,3 +83,19 @@ class ForecastOptions:
         share("--modes-share", self.modes_share)
         if self.tol is not None:
             checks.positive("--tol", self.tol)
+
+    def _require_no_stray_numbers(self) -> None:
+        """Raises ArgumentError where the numbers of --sgd were typed with blanks, which makes files of some of them."""
+        words = [word for word in (*self.old, self.new, self.head) if not os.path.exists(word)]
+        numbers = [word.strip(",") for word in words if _is_number(word.strip(","))]
+        if self.sgd is not None and numbers:
+            together = ",".join([self.sgd.strip(","), *numbers])
+            raise ArgumentError(f"--sgd takes one word without blanks: --sgd {together}.")
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console, Group
 from rich.text import Text
 
-from ntkla.app.fitted import FIT
+from ntkla.app.notation import FIT
 from ntkla.app.outcome import Outcome
 from ntkla.app.screen import shortened, table, titled
 from ntkla.app.words import answer, count, opening, percent, training

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from ntkla.app.failures import printable
+from ntkla.app.failures import before, printable
 from ntkla.app.files import read_head, read_task
-from ntkla.app.fitted import FIT, fitted_head
+from ntkla.app.fitted import fitted_head
 from ntkla.app.forecast_options import ForecastOptions
-from ntkla.app.notation import for_each, numbers
+from ntkla.app.notation import FIT, for_each, numbers
 from ntkla.app.task_file import TaskFile
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.tasks import Task
-from ntkla.linalg.errors import ArgumentError, DeviceError, DtypeError, NtklaError, ShapeError
+from ntkla.linalg.errors import ArgumentError, DeviceError, DtypeError, ShapeError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,7 +118,7 @@ def _task(
     rows = None
     if classes is not None:
         # Before the outputs are looked at: only the labels that are selected must be among them.
-        with _before(f"{which}-classes: {file.argument}"):
+        with before(f"{which}-classes: {file.argument}"):
             file, rows = file.select(classes)
     return file.task(head.outputs, outputs=outputs, need_targets=need_targets), rows
 
@@ -167,13 +166,3 @@ def _names(files: Sequence[TaskFile], given: Sequence[str] | None) -> list[str]:
     folders = [printable(f"{file.paths['features'].parent.name}/{file.name}") for file in files]
     counted = [f"{stem} {number}" for number, stem in enumerate(stems, start=1)]
     return next(names for names in (stems, folders, counted) if len(set(names)) == len(names))
-
-
-@contextmanager
-def _before(where: str) -> Iterator[None]:
-    """Puts the option and the file before the library's message."""
-    try:
-        yield
-    except NtklaError as error:
-        error.args = (f"{where}: {error}",)
-        raise

@@ -9,6 +9,8 @@ from typing import TypeVar
 from ntkla.linalg.errors import ArgumentError
 
 T = TypeVar("T")
+# In the place of HEAD: a head is fitted to OLD first.
+FIT = "fit"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from ntkla.app import notation
+from ntkla.app.failures import before
 from ntkla.app.forecast_options import ForecastOptions
 from ntkla.forgetting.convention import from_torch_sgd
 from ntkla.forgetting.heads import LinearHead
@@ -84,16 +85,17 @@ def _training(options: ForecastOptions, samples: int, outputs: int) -> Training 
     if options.sgd is None:
         return None
     typed = notation.sgd(options.sgd)
-    if not options.mean_loss:
-        return GradientDescent(typed.lr, typed.steps, typed.momentum, typed.nesterov)
-    return from_torch_sgd(
-        lr=typed.lr,
-        steps=typed.steps,
-        samples=samples,
-        outputs=outputs,
-        momentum=typed.momentum,
-        nesterov=typed.nesterov,
-    ).training
+    with before("--sgd"):
+        if not options.mean_loss:
+            return GradientDescent(typed.lr, typed.steps, typed.momentum, typed.nesterov)
+        return from_torch_sgd(
+            lr=typed.lr,
+            steps=typed.steps,
+            samples=samples,
+            outputs=outputs,
+            momentum=typed.momentum,
+            nesterov=typed.nesterov,
+        ).training
 
 
 def in_typed_units(options: ForecastOptions, error: TrainingDivergesError, settings: Settings) -> TrainingDivergesError:

@@ -16,6 +16,8 @@ def make_folder(folder: Path, option: str = "--output") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+    except FileExistsError as cause:
+        raise OutputError(f"{option}: {folder} is a file, not a folder. Choose another name.") from cause
     except OSError as cause:
         raise OutputError(f"{option}: cannot write to {folder} ({cause.strerror}). Choose another folder.") from cause
 

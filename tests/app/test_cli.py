@@ -69,7 +69,8 @@ def test_a_wrong_folder_is_one_line_on_stderr(small_demo, tmp_path):
     result = run("demo", "--output", str(tmp_path / "file"))
     assert result.exit_code == EXIT_ERROR
     assert result.stdout == ""
-    assert result.stderr.startswith("ntkla: OutputError: --output: cannot write to")
+    assert result.stderr.startswith("ntkla: OutputError: --output: ")
+    assert result.stderr.endswith("file is a file, not a folder. Choose another name.\n")
     assert result.stderr.count("\n") == 1
 
 
@@ -122,7 +123,10 @@ def ntkla_with(arguments: list[str], encoding: str = "utf-8", **streams):
 
 
 def test_a_missing_package_names_the_extra():
-    with pytest.raises(MissingPackageError, match=r"'ntkla_no_such_package'.*pip install 'ntkla\[demo\]'"):
+    with pytest.raises(
+        MissingPackageError,
+        match=r"'ntkla_no_such_package'.*pip install 'ntkla\[demo\]' or, in a checkout, pip install '\.\[demo\]'",
+    ):
         need("ntkla_no_such_package", "demo")
 
 

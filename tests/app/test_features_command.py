@@ -90,7 +90,7 @@ def test_a_failure_keeps_what_was_there(place, monkeypatch):
     [
         ("nothing.npy", "t.safetensors", [], "FileError: {place}/nothing.npy"),
         ("x.npy", "t.npy", [], "ArgumentError: OUTPUT: expected a name that ends in .safetensors"),
-        ("x.npy", "y.npy/t.safetensors", [], "OutputError: OUTPUT: cannot write to {place}/y.npy"),
+        ("x.npy", "y.npy/t.safetensors", [], "OutputError: OUTPUT: {place}/y.npy is a file, not a folder"),
         ("x.npy", "folder.safetensors", [], "OutputError: {place}/folder.safetensors: expected the name of a file"),
         ("x.npy", "t.safetensors", ["--labels", "{place}/x.npy"], "ShapeError: {place}/x.npy"),
         ("x.npy", "t.safetensors", ["--classes", "a,b"], "ArgumentError: --classes: names subfolders"),

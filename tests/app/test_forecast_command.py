@@ -251,7 +251,11 @@ NAMED = {
     "no steps": (["--sgd", "0.1"], "expected lr,steps"),
     "steps that are no number": (["--sgd", "0.1,many"], "expected lr,steps"),
     "another word": (["--sgd", "0.1,5,0.9,adam"], "expected lr,steps"),
-    "a momentum of 1": (["--sgd", "0.1,5,1"], "momentum: expected"),
+    "a momentum of 1": (["--sgd", "0.1,5,1"], "--sgd: momentum: expected"),
+    "a momentum of 1 for the mean": (["--sgd", "0.1,5,1", "--mean-loss"], "--sgd: momentum: expected"),
+    "steps of their own": (["--lr", "0.1", "--steps", "5"], "are one word after --sgd: --sgd LR,STEPS"),
+    "blanks after sgd": (["--sgd", "0.02", "50", "0.9"], "one word without blanks: --sgd 0.02,50,0.9."),
+    "blanks and commas": (["--sgd", "0.02,", "50"], "one word without blanks: --sgd 0.02,50."),
     "an unstable rate": (
         ["--sgd", "5,5"],
         "is stable. If it is meant for torch's MSELoss()",
@@ -361,7 +365,8 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(files, tmp_pat
 
     monkeypatch.setattr(forecast_run, "forecast", lambda *_, **__: pytest.fail("found out too late"))
     (tmp_path / "file").write_text("")
-    assert "--output: cannot write to" in line_of(*files.arguments, *EXACT, "--output", tmp_path / "file")
+    line = line_of(*files.arguments, *EXACT, "--output", tmp_path / "file")
+    assert f"--output: {tmp_path / 'file'} is a file, not a folder" in line
 
 
 @pytest.mark.parametrize(
@@ -375,5 +380,19 @@ def test_a_missing_package_is_found_before_the_work(files, package, options, mon
 
 def test_help_is_guide_enough():
     said = " ".join(run("--help").stdout.split())
-    for wanted in ("weight [C, F]", "features [n, F]", "--relative-ridge 0.01", "Exit codes"):
+    for wanted in ("weight [C, F]", "features [n, F]", "--relative-ridge 0.1", "Exit codes", "OLD... NEW HEAD"):
         assert wanted in said
+
+
+@pytest.mark.parametrize(
+    ("count", "last", "wanted"),
+    [
+        (2, None, "ArgumentError: HEAD is missing: the head's file (WEIGHT.npy,BIAS.npy), or the word fit."),
+        (2, "fit", "ArgumentError: NEW is missing: the new task's files"),
+        (1, None, "ArgumentError: NEW and HEAD are missing: the new task's files"),
+        (0, None, "ArgumentError: OLD, NEW and HEAD are missing: the old task's files"),
+    ],
+)
+def test_what_is_missing_is_named(files, count, last, wanted):
+    typed = [files.first, last or files.new][:count]
+    assert wanted in line_of(*typed, *EXACT)

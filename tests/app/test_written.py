@@ -46,5 +46,7 @@ def test_a_folder_is_made_or_refused(tmp_path):
     make_folder(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot write to"):
+    with pytest.raises(OutputError, match="file is a file, not a folder"):
         make_folder(tmp_path / "file")
+    with pytest.raises(OutputError, match="cannot write to"):
+        make_folder(tmp_path / "file" / "inside")
