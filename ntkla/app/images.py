@@ -111,9 +111,11 @@ def _npy(path: Path) -> npt.NDArray[np.uint8]:
     except (ValueError, TypeError, OSError, EOFError, OverflowError) as cause:
         raise DataError(f"{path}: the .npy file cannot be read ({cause}). Save it again with numpy.save.") from cause
     if array.dtype != np.uint8:
-        raise DtypeError(
-            f"{path}: expected uint8, from 0 to 255, got {array.dtype}. Scale to that and convert: x.astype('uint8')."
-        )
+        # Converted as they are, values from 0 to 1 would all become black.
+        unit = array.dtype.kind == "f" and array.size > 0 and bool(((array >= 0) & (array <= 1)).all())
+        remedy = "(x * 255).round().astype('uint8')" if unit else "x.astype('uint8')"
+        scaled = "Its values lie in 0..1, convert them" if unit else "Scale to that and convert"
+        raise DtypeError(f"{path}: expected uint8, from 0 to 255, got {array.dtype}. {scaled}: {remedy}.")
     colour = array.ndim == 4 and array.shape[3] == 3
     grey = array.ndim == 3 and array.shape[2] != 3
     if not (colour or grey) or 0 in array.shape:

@@ -45,6 +45,8 @@ def _lines(found: Found) -> list[str]:
         f"\nk_G = {count(ranks['k_G'])} modes hold {100 * float(ranks['k_G'].q or 0):.3g} % of the trace; "
         f"k* = {count(ranks['k_star'])} for all outputs",
         f"other effective ranks: {others}",
+        "k*: the same count for the kernel of all outputs of the head, k_G each; participation: T^2 / sum s^2; "
+        "intrinsic: T / s_1; entropy: exp(-sum p log p); s: eigenvalues, s_1 the largest, T their sum, p = s / T",
         str(modes.spectrum),
         f"complete: {proof}; the next one is at most {modes.next_value_bound:.3g}",
         str(modes.status),

@@ -72,6 +72,7 @@ def test_an_interval_is_shown_whole(rows, names):
 def test_a_violation_is_told(rows, comparisons, names):
     assert "NO" in printed(report.tables([dataclasses.replace(rows[0], max_difference=1.0)], names))
     bad = dataclasses.replace(comparisons[0], forecast=comparisons[0].forecast + 1)
+    assert "Nothing was touched, every number is proved" in conclusion(comparisons)
     assert conclusion([bad, *comparisons[1:]]).startswith(f"\n{len(comparisons) - 1} of {len(comparisons)} ")
 
 

@@ -84,6 +84,17 @@ def test_zero_features_have_no_shares(tmp_path):
     assert found["ranks"]["k_G"] == {"low": 0, "high": 0}
 
 
+def test_every_rank_is_explained(path):
+    said = " ".join(run(path).stdout.split())
+    for wanted in (
+        "k*: the same count",
+        "participation: T^2 / sum s^2",
+        "intrinsic: T / s_1",
+        "entropy: exp(-sum p log p)",
+    ):
+        assert wanted in said
+
+
 def test_labels_are_noted(path):
     labels = path.with_name("y.npy")
     np.save(labels, np.zeros(SAMPLES, dtype=np.int64))
