@@ -3,7 +3,8 @@
     available.py   whether Triton is new enough, and what its compiler raises
     tiles.py   what the kernels share: pinned tiles, what fits a device, which tile a program computes
     gram.py    x x^T and x y^T
-    normal_matmul.py, layer_ntk.py   the one-pass normal product and the products of layer factors
+    normal_matmul.py   the one-pass normal product
+    layer_ntk.py   the products of layer factors; layer_kernel.py its kernel, layer_tiles.py its tiles and its rounding
 
 Importing this package imports torch and triton, and nothing of ntkla.  Each kernel module holds the kernel, the
 launcher, `variants()` (all its pinned configurations), and its error bound with the derivation from the order in which

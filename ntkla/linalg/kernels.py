@@ -5,6 +5,8 @@ Nothing of `csrc_triton`, and so of Triton, is imported before a kernel is wante
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -61,3 +63,13 @@ def normal_matmul(
     from csrc_triton.normal_matmul import normal_matmul as launch
 
     return launch(x, w, weights=weights, bias=bias, mode=mode)
+
+
+def layer_ntk(sides: Sequence[Sequence[torch.Tensor]], mode: str) -> torch.Tensor:
+    """`csrc_triton.layer_ntk` of the lists a, d, a2, d2, masks and masks2; 16-bit factors are widened for "ieee"."""
+    from csrc_triton.gram import MODES
+    from csrc_triton.layer_ntk import layer_ntk as launch
+
+    *factors, masks, masks2 = sides
+    a, d, a2, d2 = ([x if x.dtype in MODES[mode] else x.float() for x in part] for part in factors)
+    return launch(a, d, a2, d2, masks, masks2, mode=mode)

@@ -4,7 +4,8 @@ Every entry is a sum of products `a_itf a_jsf d_ictg d_jesg`, whichever route ad
 k roundings is off by at most `gamma_k` of its magnitude (Higham, sections 3.1 and 3.5), so an entry is off by at most
 `gamma_k K~`, K~ the kernel of |a| and |d|.  Counting roundings of one product:
 
-- Gram products: F_a and F_d in the two inner products, 1 where they meet, T T' in the sum over positions;
+- Gram products, in torch and in the Triton kernel: those of two inner products (`gram_roundings`), 1 where they meet,
+  T T' in the sum over positions;
 - per-sample gradients: T and T' in forming both, one slice's columns in their product;
 - both: one for each tile or slice that is added to the result, over all parameters, and one for rounding it.
 
@@ -23,12 +24,13 @@ from dataclasses import dataclass
 import torch
 
 from ntkla.linalg import checks
+from ntkla.linalg.dispatch import wanted_backend
 from ntkla.linalg.layer_blocks import shape_of
 from ntkla.linalg.layer_cost import ROUTES, LayerShape, column_slices, layer_cost, tile_edges
 from ntkla.linalg.layer_diagonal import diagonal_terms, factor_diagonal
 from ntkla.linalg.layer_factors import Factors, Given, GivenMask, layer_factors
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, UNIT_ROUNDOFF, gamma, norm_upper, rounded_up
-from ntkla.linalg.primitive import accumulation_dtype, chosen_precision
+from ntkla.linalg.primitive import accumulation_dtype, chosen_precision, gram_roundings
 
 
 def layer_ntk_error(
@@ -65,17 +67,19 @@ def layer_ntk_error(
     dtype = accumulation_dtype(left.a[0].dtype, precision)
     first = magnitudes(sides[0])
     second = first if right is None else magnitudes(sides[1])
-    rounding = gamma(summed_terms(shapes, route, symmetric=right is None), UNIT_ROUNDOFF[dtype])
+    terms = summed_terms(shapes, left.a[0].dtype, precision, route, symmetric=right is None)
+    rounding = gamma(terms, UNIT_ROUNDOFF[dtype])
     lost = 8.0 * torch.finfo(dtype).tiny * underflowing_terms(shapes)
     return rounded_up(rounding * _outer(first.norms, second.norms) + lost * _outer(first.sums, second.sums))
 
 
-def summed_terms(shapes: list[LayerShape], route: str = "auto", *, symmetric: bool = False) -> int:
+def summed_terms(shapes: list[LayerShape], dtype: torch.dtype, precision: str, route: str, *, symmetric: bool) -> int:
     """The k of gamma_k: how many roundings a product of four factors goes through at most."""
     most, added = 0, 1
     for shape in shapes:
-        if layer_cost(shape, route).route == "gram":
-            terms = shape.inputs + shape.deltas + 1 + shape.positions * shape.positions2
+        if layer_cost(shape, route).route == "gram" or (route == "auto" and wanted_backend() == "triton"):
+            inner = sum(gram_roundings(length, dtype, precision) for length in (shape.inputs, shape.deltas))
+            terms = inner + 1 + shape.positions * shape.positions2
             added += 1
         else:
             rows = shape.samples * shape.outputs + (0 if symmetric else shape.samples2 * shape.outputs2)

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 
 import torch
 
-from ntkla.linalg import checks
-from ntkla.linalg.dispatch import record, resolve
+from ntkla.linalg import checks, kernels
+from ntkla.linalg.dispatch import Call, record, resolve, run
 from ntkla.linalg.layer_blocks import add_gram_products, add_materialised, mirror, shape_of
 from ntkla.linalg.layer_cost import ROUTES, layer_cost, layer_memory
 from ntkla.linalg.layer_factors import Factors, Given, GivenMask, Parameters, layer_factors
 from ntkla.linalg.layer_gradients import left_gradients
-from ntkla.linalg.primitive import accumulation_dtype, chosen_precision, working_dtype
+from ntkla.linalg.primitive import accumulation_dtype, arithmetic, chosen_precision, working_dtype
 
 
 def layer_ntk(
@@ -44,12 +44,11 @@ def layer_ntk(
         a2, d2: the same for n2 other samples, with T2 and C2; None for the kernel of the samples with themselves.
         mask, mask2: bool [n, T] and [n2, T2], True where a position counts (ragged lengths); what the others hold,
             NaN included, is never used.  One for every parameter, or one (or None) each.
-        precision: `"auto"` and `"ieee"` accumulate float64 inputs in float64 and everything narrower in float32;
-            `"bf16"`, for bfloat16 and float16 only, insists on products that are exact there; `"float64"` accumulates,
-            and returns, float64 for every input.
+        precision: as for `gram`.
         route: `"gram"` multiplies Gram matrices of a and d pair by pair, `"materialised"` forms per-sample gradients
             `A_i^T D_ic` in slices of their columns; `"auto"` takes what costs less, parameter by parameter: above
-            `T* = sqrt(F_in F_out / (F_in / C^2 + F_out + 1))` positions the second.
+            `T* = sqrt(F_in F_out / (F_in / C^2 + F_out + 1))` positions the second.  The Triton kernel, where it is
+            forced or the table prefers it, multiplies Gram matrices.
 
     All tensors share one dtype (float64, float32, bfloat16 or float16, any strides) and one device.
 
@@ -88,19 +87,30 @@ def _layer_ntk(
 ) -> torch.Tensor:
     wide = accumulation_dtype(a[0].dtype, precision)
     working = working_dtype(wide)
-    record("layer_ntk", resolve("layer_ntk"), working)
     pairs = _paired(a, d, a2, d2, masks, masks2, working)
     shapes = [shape_of(*pair) for pair in pairs]
+    costs = [layer_cost(shape, route) for shape in shapes]
     checks.memory("layer_ntk", layer_memory(shapes, working, wide, symmetric=not a2), a[0].device)
-    n, outputs, n2, outputs2 = shapes[0].block
-    out = torch.zeros((n * outputs, n2 * outputs2), dtype=working, device=a[0].device)
-    with torch.autocast(a[0].device.type, enabled=False):
-        for (left, right), shape in zip(pairs, shapes, strict=True):
-            add = add_gram_products if layer_cost(shape, route).route == "gram" else add_materialised
-            add(out, left, right)
-    if not a2:
-        mirror(out)
-    return out.view(n, outputs, n2, outputs2).to(wide)
+
+    def body() -> torch.Tensor:
+        n, outputs, n2, outputs2 = shapes[0].block
+        out = torch.zeros((n * outputs, n2 * outputs2), dtype=working, device=a[0].device)
+        with torch.autocast(a[0].device.type, enabled=False):
+            for pair, cost in zip(pairs, costs, strict=True):
+                (add_gram_products if cost.route == "gram" else add_materialised)(out, *pair)
+        if not a2:
+            mirror(out)
+        return out.view(n, outputs, n2, outputs2).to(wide)
+
+    if route == "materialised":
+        record("layer_ntk", resolve("layer_ntk"), working)
+        return body()
+    mode = arithmetic(a[0].dtype, precision)
+    # The kernel multiplies Grams: where torch would form gradients it takes too long, so for the table it has no work.
+    work = sum(cost.gram for cost in costs) if all(cost.route == "gram" for cost in costs) else 0.0
+    call = Call("layer_ntk", a[0], max(max(shape.inputs, shape.deltas) for shape in shapes), mode, work)
+    sides = (a, d, a2, d2, masks, masks2)
+    return run(call, kernel=lambda: kernels.layer_ntk(sides, mode), body=body, working=working)
 
 
 def _paired(

@@ -16,6 +16,13 @@ from tests.linalg.layer_reference import normal
 OUTPUTS, POSITIONS, WIDTH = 3, 4, 5
 
 
+@pytest.fixture(autouse=True)
+def _torch_body():
+    """Both routes are torch's; the kernel has tests of its own."""
+    with ntkla.backend("torch"):
+        yield
+
+
 class Mixer(nn.Module):
     """A sequence model with a layer at every position, one that is used twice, a low-rank adapter, and a head."""
 

@@ -22,6 +22,13 @@ ROUTES = ("gram", "materialised")
 NARROW = (torch.float32, torch.bfloat16, torch.float16)
 
 
+@pytest.fixture(autouse=True)
+def _torch_body():
+    """Both routes are torch's; the kernel has tests of its own."""
+    with ntkla.backend("torch"):
+        yield
+
+
 def within(computed: torch.Tensor, bound: torch.Tensor, left, right=None, mask=None) -> None:
     verdict = compare(flat(computed), flat(bound), exact_kernel(left, right, mask))
     assert verdict.sound, str(verdict)
