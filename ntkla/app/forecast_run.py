@@ -15,7 +15,7 @@ from ntkla.app.forecast_options import ForecastOptions
 from ntkla.app.outcome import Outcome
 from ntkla.app.progress import Stage, watched
 from ntkla.app.settings import Settings, in_typed_units, settle
-from ntkla.app.words import training
+from ntkla.app.words import percent, training
 from ntkla.app.written import make_folder, written
 from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.post_mortem import post_mortem
@@ -55,11 +55,10 @@ def run_forecast(options: ForecastOptions) -> bool:
         if paths:
             screen.print(f"\nWritten to {options.output}: " + ", ".join(path.name for path in paths), markup=False)
     for name, report in outcome.reports.tasks.items():
-        if report.accuracy_before is not None and report.accuracy_before.high == 0:
-            print(
-                f"ntkla: note: the head is right on 0.0 % of {name} before training: are OLD and NEW swapped?",
-                file=sys.stderr,
-            )
+        before, guessed = report.accuracy_before, 1 / report.outputs.shape[0]
+        if before is not None and before.high < guessed / 2:
+            right = f"the head is right on {percent(before, ' %')} of {name} before training"
+            print(f"ntkla: note: {right}: are OLD and NEW swapped?", file=sys.stderr)
         if not report.status.certified:
             print(f"ntkla: warning: {name}: {report.status}", file=sys.stderr)
     return outcome.reports.status.certified

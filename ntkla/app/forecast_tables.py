@@ -48,7 +48,8 @@ def show(console: Console, outcome: Outcome) -> None:
         if report.samples:
             console.print("", _samples(name, report.samples, outcome.tasks.rows[name]), _WHERE)
     if outcome.facts is not None:
-        console.print("", _post_mortems(outcome.facts), _VERDICTS, "", _inside(outcome.facts))
+        console.print("", _post_mortems(outcome.facts), _VERDICTS)
+        console.print("", _inside(outcome.facts))
     for name, report in reports.items():
         console.print(f"\n{answer(report, name, new)}", markup=False)
 

@@ -181,6 +181,8 @@ def test_every_column_is_explained_below_its_table(folder):
     assert "r50, r90: modes that hold 50, 90 % of the drift; k_G: modes that hold 75 % of the kernel" in said
     assert "size there: how long that part is, in % of the drift's length" in said
     assert "different: the head was not trained as stated: check the loss (cross-entropy?)" in said
+    lines = output.splitlines()
+    assert lines[next(j for j, line in enumerate(lines) if line.startswith("Energy of the drift")) - 1] == ""
 
 
 def test_a_sample_that_does_not_drift_has_no_mode(folder):
@@ -213,3 +215,11 @@ def test_tasks_that_may_be_swapped(folder):
     assert result.stderr == (
         "ntkla: note: the head is right on 0.0 % of old before training: are OLD and NEW swapped?\n"
     )
+
+
+def test_a_head_that_guesses_is_no_sign_of_swapped_tasks(folder):
+    np.save(folder / "head.npy", np.eye(CLASSES, FEATURES))
+    old, new = (f"{folder}/{name}.npy,{folder}/{name}_labels.npy" for name in ("old", "new"))
+    np.save(folder / "old.npy", np.ones((90, FEATURES)) * np.linspace(1, 2, FEATURES))
+    result = CliRunner().invoke(app, ["forecast", old, new, str(folder / "head.npy"), "--ridge", "1"])
+    assert result.stderr == ""
