@@ -1,7 +1,9 @@
 """The pinned blocks of `normal_matmul`: what a program holds on chip, and how rows and columns are shared out.
 
 A program keeps in registers w and the float64 accumulators, `features x columns` numbers of each, and a block of rows
-of x.  The product of the three lengths is bounded so that nothing spills (sm_90, Triton 3.6: 80 to 255 registers).
+of x.  The product of the three lengths is bounded so that nothing spills (sm_90, Triton 3.6), dense rows provided: with
+a stride between the features their addresses take the registers.  One column of 8192 features fits too while rows are
+16-byte aligned, but not otherwise, and spills then take ptxas minutes.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from csrc_triton.tiles import INTERPRETED, legal
 
 MODES = {"ieee": torch.float32, "float64": torch.float64}
 
-MOST_FEATURES = 8192  # with a single column
+MOST_FEATURES = 4096
+MOST_HELD = 8192  # features x columns
 LEAST_FEATURES = 256
 MOST_COLUMNS = 32
 MOST_ROWS = 16
@@ -58,7 +61,7 @@ def columns_per_pass(features: int) -> int:
 
     Up to this many columns x is read once; ceil(m / columns_per_pass) programs read it side by side for more.
     """
-    return 0 if features > MOST_FEATURES else min(MOST_COLUMNS, MOST_FEATURES // _power_of_two(features))
+    return 0 if features > MOST_FEATURES else min(MOST_COLUMNS, MOST_HELD // _power_of_two(features))
 
 
 def chosen_block(features: int, columns: int, mode: str) -> Block:
@@ -68,7 +71,7 @@ def chosen_block(features: int, columns: int, mode: str) -> Block:
     held = width * taken
     # Rows of x share the registers with w and the accumulators, and a number in float64 takes two of them.
     narrow = 2 if mode == "ieee" else 1
-    rows = narrow * min(MOST_ROWS // 2, MOST_FEATURES // held)
+    rows = narrow * min(MOST_ROWS // 2, MOST_HELD // held)
     return Block(rows, width, taken, warps=min(8, narrow * held // 128), stages=3)
 
 

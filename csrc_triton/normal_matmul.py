@@ -80,7 +80,8 @@ def normal_matmul(
 
     Args:
         x: [n, F], F <= MOST_FEATURES, float64, float32, bfloat16 or float16, any strides; on a CUDA device, or on the
-            CPU in the interpreter.  Fastest with contiguous rows, F a multiple of 16 and 16-byte aligned rows.
+            CPU in the interpreter.  Where the features of a row are not adjacent, x is copied whole first.  Fastest
+            with F a multiple of 16 and 16-byte aligned rows.
         w: [F, m], or [F + 1, m] with `bias`: the last row belongs to a constant feature 1.  Dtype and device of `x`.
         weights: [n], dtype and device of `x`, or None for ones.
         bias: appends the constant feature.
@@ -93,7 +94,7 @@ def normal_matmul(
         TypeError: a mode that does not take this dtype, or two dtypes.
         ValueError: an unknown mode, other shapes, too many features, two devices, or one on which Triton does not run.
 
-    Cost: 4 n F m operations; a workspace of at most PROGRAMS x MOST_FEATURES float64 numbers, 17 MB (+ bias), until m
+    Cost: 4 n F m operations; a workspace of at most PROGRAMS x MOST_HELD float64 numbers, 17 MB (+ bias), until m
     exceeds PROGRAMS x columns_per_pass(F).  Deterministic: see the package.
     """
     _check(x, w, weights, bias, mode)
@@ -102,6 +103,7 @@ def normal_matmul(
     if n == 0 or out.numel() == 0:
         return out.zero_()
     x, w, weights = (None if t is None else t.detach().resolve_neg() for t in (x, w, weights))
+    x, w = x if x.stride(1) == 1 else x.contiguous(), w.contiguous()
     block = chosen_block(features, columns, mode).fitted(x.element_size(), architecture(x.device))
     groups = triton.cdiv(columns, block.columns)
     share = row_share(n, groups, block)
