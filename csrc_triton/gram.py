@@ -64,9 +64,9 @@ GROUP = 8
 
 _UNIT_ROUNDOFF = {"ieee": 2.0**-24, "bf16": 2.0**-24, "float64": 2.0**-53}
 _INSTRUCTION = {
-    "ieee": {"sm_80": "FFMA", "sm_90": "FFMA", "sm_100": "FFMA2", "gfx942": "v_mfma_f32"},
+    "ieee": {"sm_80": "FFMA", "sm_90": "FFMA", "sm_100": "FFMA", "gfx942": "v_mfma_f32"},
     "bf16": {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "gfx942": "v_mfma_f32"},
-    "float64": {"sm_80": "DMMA", "sm_90": "DMMA", "sm_100": "DFMA", "gfx942": "v_mfma_f64"},
+    "float64": {"sm_80": "DMMA", "sm_90": "DMMA", "sm_100": "DFMA|DMMA", "gfx942": "v_mfma_f64"},
 }
 
 
@@ -129,8 +129,10 @@ def gram_kernel(
         if tile_row == tile_column:
             # Its halves may differ by a rounding: the lower one decides.
             total = tl.where(rows[:, None] >= columns[None, :], total, tl.trans(total))
+        # A tile on the diagonal has no mirror image.  (Triton 3.9's interpreter takes no scalar condition in a mask.)
+        mirrored = rows < tl.where(tile_row == tile_column, 0, ROWS)
         mirror = out + first_column * m + first_row + columns[None, :] * (one * m) + rows[:, None]
-        tl.store(mirror, total, mask=inside & (tile_row != tile_column))
+        tl.store(mirror, total, mask=inside & mirrored[:, None])
     block = out + first_row * m + first_column + rows[:, None] * (one * m) + columns[None, :]
     tl.store(block, total, mask=inside)
 

@@ -94,7 +94,8 @@ class Variant:
         constexprs: the value of every compile-time constant, and of arguments that are compiled in (a stride of 1).
         warps, stages: options of the compilation.
         divisible: arguments known to be multiples of 16 (pointers: 16-byte aligned), as the launcher's usually are.
-        instruction: the matrix instruction expected in the machine code, for each architecture that is judged.
+        instruction: how the multiplying instruction in the machine code starts, for each architecture that is judged;
+            "DFMA|DMMA" where it depends on Triton's version.  No matrix instruction may be there when it is empty.
     """
 
     name: str

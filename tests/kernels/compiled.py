@@ -21,8 +21,8 @@ class Compiled:
     """One variant for one target: what the compiler made of it, and what is wrong with that.
 
     Attributes:
-        expected: how the name of the multiplying instruction starts; "" when there must be no matrix instruction,
-            None when that is not judged.
+        expected: how the name of the multiplying instruction starts, with alternatives between bars; "" when there
+            must be no matrix instruction, None when that is not judged.
         made: the answer of `compile_worker`.
     """
 
@@ -46,8 +46,9 @@ class Compiled:
         if made["shared"] > made["shared_limit"]:
             found.append(f"needs {made['shared']} bytes of shared memory of {made['shared_limit']}")
         if self.expected is not None:
-            strange = [name for name in made["matrix"] if not (self.expected and name.startswith(self.expected))]
-            if strange or not any(name.startswith(self.expected) for name in made["products"] or [""]):
+            wanted = tuple(self.expected.split("|"))
+            strange = [name for name in made["matrix"] if not (self.expected and name.startswith(wanted))]
+            if strange or not any(name.startswith(wanted) for name in made["products"] or [""]):
                 found.append(
                     f"expected {self.expected or 'no matrix instruction'} to multiply, "
                     f"found {self.products or 'no product'}"

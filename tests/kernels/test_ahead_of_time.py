@@ -94,6 +94,8 @@ GOOD = compiled.Compiled("csrc_triton.gram", "kernel", "gram bf16", "sm_90", "3.
     [
         (None, {}, None),
         ("HGMMA", {}, None),
+        ("DMMA|HGMMA", {}, None),
+        ("DMMA|FFMA", {}, "expected DMMA|FFMA to multiply, found HGMMA 2"),
         ("", {}, "expected no matrix instruction to multiply, found HGMMA 2"),
         ("", {"matrix": []}, None),
         ("", {"products": [], "matrix": []}, None),
