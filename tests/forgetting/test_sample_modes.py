@@ -39,7 +39,7 @@ def found(features, update, shift=None, *, bias=False, modes=None):
     sizes = phi.row_norms()
     bound = torch.outer(sizes, error + gamma(phi.columns + 4) * norm_upper(update, dim=0))
     modes = feature_modes(features, bias=bias) if modes is None else modes
-    rows = torch.arange(features.shape[0], dtype=torch.int64)
+    rows = torch.arange(features.shape[0], dtype=torch.int64, device=features.device)
     return homes_of(rows, features, drift, bound, update, error, modes), modes
 
 
