@@ -174,6 +174,8 @@ def layer_ntk_kernel(
         if tile_row == tile_column:
             # Its halves may differ by a rounding: the lower one decides.
             total = tl.where(rows[:, None] >= columns[None, :], total, tl.trans(total))
+        # A tile on the diagonal has no mirror image.  (Triton 3.9's interpreter takes no scalar condition in a mask.)
+        mirrored = rows < tl.where(tile_row == tile_column, 0, ROWS)
         mirror = out + column[None, :] * (one * samples * outputs) + row[:, None]
-        tl.store(mirror, total, mask=inside & (tile_row != tile_column))
+        tl.store(mirror, total, mask=inside & mirrored[:, None])
     tl.store(block, total, mask=inside)

@@ -40,7 +40,7 @@ from csrc_triton.tiles import (
 _INSTRUCTION = {
     "ieee": {"sm_80": "FFMA", "sm_90": "FFMA", "sm_100": "FFMA", "gfx942": "v_mfma_f32"},
     "bf16": {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "gfx942": "v_mfma_f32"},
-    "float64": {"sm_80": "DMMA", "sm_90": "DMMA", "sm_100": "DFMA", "gfx942": "v_mfma_f64"},
+    "float64": {"sm_80": "DMMA", "sm_90": "DMMA", "sm_100": "DFMA|DMMA", "gfx942": "v_mfma_f64"},
 }
 
 

@@ -102,8 +102,9 @@ def normal_matmul(
     out = torch.empty((height, columns), dtype=MODES[mode], device=x.device)
     if n == 0 or out.numel() == 0:
         return out.zero_()
-    x, w, weights = (None if t is None else t.detach().resolve_neg() for t in (x, w, weights))
-    x, w = x if x.stride(1) == 1 else x.contiguous(), w.contiguous()
+    x, w = x.detach().resolve_neg(), w.detach().resolve_neg().contiguous()
+    x = x if x.stride(1) == 1 else x.contiguous()
+    weights = None if weights is None else weights.detach().resolve_neg()
     block = chosen_block(features, columns, mode).fitted(x.element_size(), architecture(x.device))
     groups = triton.cdiv(columns, block.columns)
     share = row_share(n, groups, block)

@@ -54,9 +54,9 @@ CHOICES = (
     Choice("layer_ntk", "cuda", _HALF, "bf16", NEVER, _NOT_MEASURED),
     Choice("layer_ntk", "cuda", _HALF, "ieee", NEVER, _NOT_MEASURED),
     Choice("layer_ntk", "cuda", _HALF, "float64", NEVER, _NOT_MEASURED),
-    Choice("normal_matmul", "cuda", _WIDE, "float64", NEVER, _NOT_MEASURED, most_features=8192),
-    Choice("normal_matmul", "cuda", _SINGLE + _HALF, "ieee", NEVER, _NOT_MEASURED, most_features=8192),
-    Choice("normal_matmul", "cuda", _SINGLE + _HALF, "float64", NEVER, _NOT_MEASURED, most_features=8192),
+    Choice("normal_matmul", "cuda", _WIDE, "float64", NEVER, _NOT_MEASURED, most_features=4096),
+    Choice("normal_matmul", "cuda", _SINGLE + _HALF, "ieee", NEVER, _NOT_MEASURED, most_features=4096),
+    Choice("normal_matmul", "cuda", _SINGLE + _HALF, "float64", NEVER, _NOT_MEASURED, most_features=4096),
 )
 
 
