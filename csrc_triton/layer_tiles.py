@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import triton
@@ -37,7 +38,11 @@ def result_dtype(mode: str) -> torch.dtype:
 
 def chosen_tile(mode: str, dtype: torch.dtype, architecture: str) -> Tile:
     """The tile of a mode with as many stages as the architecture holds."""
-    return pinned_tile(mode).fitted(dtype.itemsize, architecture)
+    tile = pinned_tile(mode)
+    if mode == "float64" and architecture == "sm_100":
+        # Triton 3.6 knows no float64 matrix instruction there; whether its multiply-adds spill depends on the stages.
+        tile = replace(tile, stages=1 if dtype == torch.float64 else 3)
+    return tile.fitted(dtype.itemsize, architecture)
 
 
 def loaded_dtype(dtype: torch.dtype, mode: str) -> torch.dtype:
