@@ -7,7 +7,9 @@ Environment:
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from pathlib import Path
 
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 _THREADS = max(1, (os.cpu_count() or 1) // _WORKERS)
@@ -31,6 +33,31 @@ _SHARED = {"deadline": None, "print_blob": True, "suppress_health_check": [Healt
 settings.register_profile("ci", derandomize=True, **_SHARED)
 settings.register_profile("search", max_examples=1000, **_SHARED)
 settings.load_profile(os.environ.get("NTKLA_HYPOTHESIS_PROFILE", "ci"))
+
+
+# What a bare machine may lack, such as one that is lent for its GPU, and the tests that cannot even be read without it.
+_HERE = Path(__file__).parent
+_NEEDED = {
+    _HERE / "app": ("typer", "rich", "safetensors", "platformdirs", "matplotlib", "PIL", "threadpoolctl", "mlxtend"),
+    _HERE / "examples": ("mlxtend",),
+    _HERE / "test_readme.py": ("typer", "rich", "safetensors"),
+    _HERE / "test_shapes.py": ("jaxtyping", "beartype"),
+    _HERE / "testing" / "test_violations.py": ("flint",),
+}
+_MISSING = {
+    path: absent for path, names in _NEEDED.items() if (absent := [n for n in names if not importlib.util.find_spec(n)])
+}
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leaves out what cannot be imported here; the summary says so."""
+    return True if collection_path in _MISSING else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Names what was left out, and the packages that it needs."""
+    for path, absent in _MISSING.items():
+        terminalreporter.write_line(f"LEFT OUT {path.relative_to(_HERE.parent)}: not installed: {', '.join(absent)}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
