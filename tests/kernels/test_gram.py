@@ -5,7 +5,6 @@ Sums of small integers are exact in every mode, so with them every entry must be
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
@@ -135,26 +134,6 @@ def test_the_symmetric_result_is_symmetric_in_every_bit_and_agrees_with_the_cros
     assert torch.equal(symmetric, symmetric.T)
     assert torch.equal(symmetric.tril(), cross.tril())
     assert torch.equal(symmetric, gram(x, bias=True, mode=mode))
-
-
-def model(x: np.ndarray, y: np.ndarray, bias: bool, depth: int, rows: int) -> np.ndarray:
-    """The kernel's order in numpy, which also multiplies the interpreter's blocks: x and y padded with zeros."""
-    total = np.zeros((rows, rows), dtype=x.dtype)
-    for start in range(0, x.shape[1], depth):
-        left, right = np.zeros((rows, depth), dtype=x.dtype), np.zeros((rows, depth), dtype=x.dtype)
-        left[: x.shape[0], : x[:, start : start + depth].shape[1]] = x[:, start : start + depth]
-        right[: y.shape[0], : y[:, start : start + depth].shape[1]] = y[:, start : start + depth]
-        total = total + np.matmul(left, np.ascontiguousarray(right.T))
-    return (total + x.dtype.type(bias))[: x.shape[0], : y.shape[0]]
-
-
-@pytest.mark.skipif(DEVICE == "cuda", reason="the order within a block is numpy's in the interpreter only")
-@pytest.mark.parametrize("mode", MODES)
-def test_blocks_are_added_in_the_order_of_the_model(mode):
-    tile, wide = pinned_tile(mode), torch.float64 if mode == "float64" else torch.float32
-    x, y = (normal(count, 5 * tile.depth + 3, seed=count, dtype=MODES[mode][-1]) for count in (11, 13))
-    expected = model(x.to(wide).numpy(), y.to(wide).numpy(), True, tile.depth, tile.rows)
-    assert np.array_equal(gram(x, y, bias=True, mode=mode).numpy(), expected)
 
 
 # --- what is pinned, what is refused --------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
-"""The Gram kernel's rounding: within its bound, which is not loose, and on a GPU that of a model of its arithmetic."""
+"""The Gram kernel's rounding: within its bound, which is not loose, and so is that of a tensor core at its worst."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,11 +11,12 @@ from ntkla.linalg.precision import UNIT_ROUNDOFF, gamma
 from ntkla.testing.balls import Exact, design_matrix
 from ntkla.testing.strategies import feature_specs
 from ntkla.testing.violations import Comparison, compare
+from tests.kernels import models
 from tests.kernels.draws import DEVICE, normal
 
 pytest.importorskip("triton", reason="the kernels need Triton, which is made for Linux only")
 
-from csrc_triton.gram import MODES, TILES, gram, gram_error, pinned_tile
+from csrc_triton.gram import MODES, gram, gram_error, pinned_tile
 
 CASES = [(mode, dtype) for mode, dtypes in MODES.items() for dtype in dtypes]
 
@@ -68,37 +68,18 @@ def test_the_bound_is_reached_within_a_factor(mode, factor):
     assert not judge(computed, x, y, False, mode, scale=1 / factor).sound
 
 
-def cut(values: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    return np.trunc(values / unit) * unit
-
-
-def truncating(x: np.ndarray, y: np.ndarray, depth: int, instruction: int) -> np.ndarray:
-    """A tensor core at its worst: products and running sum are aligned to the largest and cut behind 24 bits."""
-    total = np.zeros((x.shape[0], y.shape[0]), dtype=np.float32)
-    for start in range(0, x.shape[1], depth):
-        block = np.zeros(total.shape)
-        for k in range(start, min(start + depth, x.shape[1]), instruction):
-            columns = slice(k, min(k + instruction, start + depth))
-            products = x[:, None, columns] * y[None, :, columns]
-            terms = np.concatenate([products, block[:, :, None]], 2)
-            largest = np.frexp(np.abs(terms).max(2, keepdims=True))[1]
-            block = cut(terms, np.ldexp(1.0, largest - 24)).sum(2)
-            block = cut(block, np.ldexp(1.0, np.frexp(block)[1] - 24))
-        total = total + block.astype(np.float32)
-    return total
-
-
 @pytest.mark.parametrize("instruction", [8, 16])
 @pytest.mark.parametrize("features", [1, 100, 128])
 def test_a_tensor_core_that_cuts_stays_within_the_bound(instruction, features):
     """On random features, and, reached within a factor of 2, where all of a block but a one is cut off."""
     depth = pinned_tile("bf16").depth
+    product = models.truncating(depth, instruction)
     x = normal(4, features, dtype=torch.bfloat16).cpu() + 1
-    computed = torch.from_numpy(truncating(x.double().numpy(), x.double().numpy(), depth, instruction))
+    computed = torch.from_numpy(product(x.double().numpy(), x.double().numpy()))
     assert judge(computed, x, None, False, "bf16").sound
     lost = torch.full((1, depth), 181 * 2.0**-19, dtype=torch.bfloat16)  # its square is just below 2 units of float32
     lost[0, 0] = 1.0
-    computed = torch.from_numpy(truncating(lost.double().numpy(), lost.double().numpy(), depth, instruction))
+    computed = torch.from_numpy(product(lost.double().numpy(), lost.double().numpy()))
     assert judge(computed, lost, None, False, "bf16").sound
     assert not judge(computed, lost, None, False, "bf16", scale=0.5).sound
 
@@ -116,49 +97,3 @@ def test_the_bound_at_the_ends_of_its_range():
     assert gram_error(0, "bf16") == 0.0
     assert gram_error(1, "float64") >= 2 * UNIT_ROUNDOFF[torch.float64]
     assert gram_error(2**31, "ieee") == float("inf")
-
-
-# --- on the device, at the size of its own tiles --------------------------------------------------------------------
-
-
-def fused(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """a b + c of float32 values, rounded once to float32: the float64 sum is rounded to odd in between."""
-    product = a.astype(np.float64) * b.astype(np.float64)
-    wide = c.astype(np.float64)
-    total = product + wide
-    back = total - product
-    lost = (product - (total - back)) + (wide - back)
-    even = (total.view(np.int64) & 1) == 0
-    odd = np.nextafter(total, np.where(lost > 0, np.inf, -np.inf))
-    return np.where((lost != 0) & even, odd, total).astype(np.float32)
-
-
-@pytest.mark.gpu
-def test_ieee_is_the_model_of_its_multiply_adds():
-    depth = TILES["ieee"].depth
-    x, y = normal(130, 3 * depth + 5), normal(67, 3 * depth + 5, seed=1)
-    left, right = x.cpu().numpy(), y.cpu().numpy()
-    total = np.zeros((130, 67), dtype=np.float32)
-    for start in range(0, left.shape[1], depth):
-        block = np.zeros_like(total)
-        for k in range(start, min(start + depth, left.shape[1])):
-            block = fused(left[:, k, None], right[None, :, k], block)
-        total = total + block
-    assert np.array_equal(gram(x, y, mode="ieee").cpu().numpy(), total)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize(("mode", "dtype"), CASES)
-def test_a_random_product_agrees(mode, dtype):
-    """Freivalds' check: K v against x (x^T v) for signs v, both in float64; and the same bits again."""
-    x = normal(1111, 1000, dtype=dtype)
-    computed = gram(x, bias=True, mode=mode)
-    assert torch.equal(computed, gram(x, bias=True, mode=mode))
-    signs = torch.sign(normal(1111, 1, seed=1, dtype=torch.float64))
-    wide = x.double()
-    expected = wide @ (wide.T @ signs) + signs.sum()
-    ones = torch.ones_like(signs)
-    magnitude = wide.abs() @ (wide.abs().T @ ones) + ones.sum()
-    assert bool(
-        ((computed.double() @ signs - expected).abs() <= (gram_error(1000, mode) + gamma(4000)) * magnitude).all()
-    )
