@@ -9,6 +9,7 @@
   `eigenvalues`, ... enclose the real result for the inputs as stored, as tightly as asked.
 - *Verdicts*: `compare(computed, bound, exact)` lists the entries where |computed - exact| > bound, rigorously, and
   says how tight the bound is; `check_ridge`, `check_forgetting` and `check_eigenmodes` do so for ntkla's own results.
+- *Random check*: `check_product` compares a large product with its factors in little time, by Freivalds' check.
 - *Ambient states*: `hostile_states` and `ambient_state`.
 
 `import ntkla.testing` needs neither hypothesis nor python-flint; what needs them says so when it is used.
@@ -34,6 +35,7 @@ from ntkla.testing.ball_spectrum import eigenvalues, gram_eigenvalues
 from ntkla.testing.ball_training import gradient_descent, gradient_flow
 from ntkla.testing.balls import BallPrecisionError, Exact, ball_matrix, design_matrix, working_precision
 from ntkla.testing.exact import dyadic, dyadic_number
+from ntkla.testing.freivalds import ProductCheck, check_product
 from ntkla.testing.planted import hadamard_basis, planted_components, planted_energies, planted_features
 from ntkla.testing.references import (
     dense_drift_dual,
@@ -89,6 +91,7 @@ __all__ = [
     "Exact",
     "FeatureSpec",
     "Problem",
+    "ProductCheck",
     "RidgeProblem",
     "Violation",
     "ambient_state",
@@ -96,6 +99,7 @@ __all__ = [
     "check_eigenmodes",
     "check_feature_modes",
     "check_forgetting",
+    "check_product",
     "check_ridge",
     "compare",
     "compare_columns",
