@@ -76,8 +76,9 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("mode", MODES)
 def test_every_layout_has_the_exact_entries_and_nothing_beside_it_is_read(mode, layout):
-    dtype = MODES[mode][-1]
-    x, y = LAYOUTS[layout](whole(18, 17, dtype=dtype)), whole(5, 17, seed=1, dtype=dtype)
+    dtype, tile = MODES[mode][-1], pinned_tile(mode)
+    x, y = (whole(n, tile.depth + 1, seed=n, dtype=dtype) for n in (tile.rows + 2, 5))
+    x = LAYOUTS[layout](x)
     assert_exact(x, None, True, mode)
     assert_exact(y, x, False, mode)
 

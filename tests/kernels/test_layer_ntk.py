@@ -100,7 +100,8 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_has_the_exact_entries_and_nothing_beside_it_is_used(layout):
-    left, right = factors(6, 3, 2, 5, 6), factors(3, 2, 1, 5, 6, seed=3)
+    samples, depth = pinned_tile("ieee").rows // outputs_together(3), pinned_tile("ieee").depth
+    left, right = factors(samples + 2, 3, 2, 5, depth + 1), factors(3, 2, 1, 5, depth + 1, seed=3)
     moved = [LAYOUTS[layout](x) for x in left]
     assert_exact(moved, None, "ieee")
     assert_exact(right, moved, "ieee")

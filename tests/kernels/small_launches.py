@@ -1,0 +1,65 @@
+"""Every kernel on small ragged shapes, for a tool that watches memory: `python -m tests.kernels.small_launches`.
+
+With `--planted` it runs a kernel that writes behind the end of its memory instead, which such a tool must notice.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+import triton
+import triton.language as tl
+
+from csrc_triton.gram import MODES, gram, pinned_tile
+from csrc_triton.layer_ntk import layer_ntk
+from csrc_triton.normal_matmul import normal_matmul
+from tests.kernels.draws import DEVICE, factors, formula, whole
+
+
+def launch_all() -> int:
+    """Launches each kernel in each mode where tiles are ragged; how many results were the exact ones: all of them."""
+    launched = 0
+    for mode, dtypes in MODES.items():
+        dtype, tile = dtypes[0], pinned_tile(mode)
+        x = whole(tile.rows + 1, tile.depth + 1, dtype=dtype)
+        y = whole(3, tile.depth + 1, seed=1, dtype=dtype)
+        for other in (None, y):
+            right = x if other is None else other
+            _expect(gram(x, other, bias=True, mode=mode), x.double() @ right.double().T + 1)
+            launched += 1
+        a, d = factors(5, 3, 2, 17, 3, dtype=dtype)
+        mask = torch.ones(a.shape[:2], dtype=torch.bool, device=DEVICE)
+        _expect(layer_ntk([a], [d], (), (), [mask], mode=mode), formula(a, d, a, d))
+        _expect(layer_ntk([a], [d], [a[:2]], [d[:2, :1]], mode=mode), formula(a, d, a[:2], d[:2, :1]))
+        launched += 2
+    for mode in ("ieee", "float64"):
+        for n, features, columns in ((37, 5, 3), (3, 300, 33)):
+            x, w = whole(n, features, most=3), whole(features + 1, columns, seed=1, most=3)
+            design = torch.cat([x, torch.ones_like(x[:, :1])], 1).double()
+            _expect(normal_matmul(x, w, bias=True, mode=mode), design.T @ (design @ w.double()))
+            launched += 1
+    return launched
+
+
+def _expect(computed: torch.Tensor, exact: torch.Tensor) -> None:
+    if not torch.equal(computed.cpu().double(), exact.cpu()):
+        raise SystemExit(f"a result of shape {tuple(computed.shape)} is wrong")
+
+
+@triton.jit
+def _beyond_the_end(out, size: tl.constexpr):
+    tl.store(out + size + tl.arange(0, size), tl.zeros((size,), tl.float32))
+
+
+def plant() -> None:
+    """Writes behind the end of a tensor that is the last in its memory."""
+    _beyond_the_end[(1,)](torch.empty(128, dtype=torch.float32, device=DEVICE), size=128)
+    torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    if "--planted" in sys.argv[1:]:
+        plant()
+    else:
+        print(launch_all(), "results, all exact")
