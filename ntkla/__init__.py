@@ -51,6 +51,7 @@ from ntkla.linalg.modes import Eigenmodes
 from ntkla.linalg.operators import CrossGram, FunctionOperator, GramOperator
 from ntkla.linalg.ops import gram, normal_matmul
 from ntkla.linalg.ridge import RidgeSolution, ridge_solve
+from ntkla.linalg.softmax import SoftmaxGram
 from ntkla.linalg.status import Status
 
 __version__ = "0.1.0"
@@ -89,6 +90,7 @@ __all__ = [
     "SampleDrift",
     "ScaleError",
     "ShapeError",
+    "SoftmaxGram",
     "Status",
     "Task",
     "TrainingDivergesError",

@@ -16,7 +16,7 @@ from ntkla.forgetting.energies import Energies, Interval, energies_in
 from ntkla.forgetting.ranks import Rank, counted, share_between_0_and_1
 from ntkla.linalg import checks
 from ntkla.linalg.design import widened
-from ntkla.linalg.errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
+from ntkla.linalg.errors import DtypeError
 from ntkla.linalg.feature_modes import FeatureModes
 from ntkla.linalg.modes import Cluster, Eigenmodes
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, TINY64, gamma, norm_upper, rounded_up
@@ -159,19 +159,8 @@ def error_norm(
     whole, name = names
     if error_bound is None:
         return 0.0
-    if not isinstance(error_bound, torch.Tensor) or error_bound.dtype not in checks.FLOATING:
-        raise DtypeError(f"{name}: expected a float64, float32, bfloat16 or float16 tensor, or None.")
-    checks.dense(name, error_bound)
-    checks.one_device(**{whole: bounded, name: error_bound})
-    if error_bound.shape != bounded.shape:
-        raise ShapeError(f"{name}: expected {tuple(bounded.shape)}, as the {whole}, got {tuple(error_bound.shape)}.")
-    if bool(error_bound.isnan().any()):
-        raise NonFiniteError(f"{name}: expected bounds, got NaN. Where no bound is known, say infinity.")
-    if bool((error_bound < 0).any()):
-        raise ArgumentError(f"{name}: expected bounds >= 0, got a negative one.")
-    if bool(error_bound.isinf().any()):
-        return math.inf
-    return float(norm_upper(widened(error_bound.detach()) * scale))
+    bounds = checks.bounds(name, error_bound, **{whole: bounded})
+    return math.inf if bool(bounds.isinf().any()) else float(norm_upper(widened(bounds) * scale))
 
 
 def assembled(energies: Energies, modes: Eigenmodes | FeatureModes, exponent: int, tolerance: float) -> Decomposition:

@@ -116,6 +116,22 @@ def finite(name: str, x: torch.Tensor) -> None:
         )
 
 
+def bounds(name: str, x: object, **bounded: torch.Tensor) -> torch.Tensor:
+    """`x`, detached, when it holds bounds >= 0, maybe infinite, for the entries of an array given by its name."""
+    ((whole, array),) = bounded.items()
+    if not isinstance(x, torch.Tensor) or x.dtype not in FLOATING:
+        raise DtypeError(f"{name}: expected a float64, float32, bfloat16 or float16 tensor, or None.")
+    dense(name, x)
+    one_device(**{whole: array, name: x})
+    if x.shape != array.shape:
+        raise ShapeError(f"{name}: expected {tuple(array.shape)}, as the {whole}, got {tuple(x.shape)}.")
+    if bool(x.isnan().any()):
+        raise NonFiniteError(f"{name}: expected bounds, got NaN. Where no bound is known, say infinity.")
+    if bool((x < 0).any()):
+        raise ArgumentError(f"{name}: expected bounds >= 0, got a negative one.")
+    return x.detach()
+
+
 def one_device(**tensors: torch.Tensor | None) -> torch.device:
     """The device that all given tensors share; DeviceError when they do not."""
     devices = {name: x.device for name, x in tensors.items() if x is not None}

@@ -9,7 +9,7 @@ import torch
 from ntkla.linalg import checks
 from ntkla.linalg.errors import DtypeError, ShapeError
 from ntkla.linalg.linear_operator import LinearOperator
-from ntkla.linalg.precision import norm_upper
+from ntkla.linalg.precision import SHORT_CHAIN, norm_upper
 
 
 class KroneckerGram(LinearOperator):
@@ -47,6 +47,24 @@ class KroneckerGram(LinearOperator):
         """C times the trace of G."""
         trace = self.gram.trace()
         return None if trace is None else self.outputs * trace
+
+    def diagonal_bounds(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The bounds of G's diagonal, once for each output."""
+        bounds = self.gram.diagonal_bounds()
+        if bounds is None:
+            return None
+        low, high = bounds
+        if self.order == "class":
+            return low.repeat(self.outputs), high.repeat(self.outputs)
+        return low.repeat_interleave(self.outputs), high.repeat_interleave(self.outputs)
+
+    def trace_bounds(self) -> tuple[float, float] | None:
+        """C times the bounds of G's trace."""
+        bounds = self.gram.trace_bounds()
+        if bounds is None:
+            return None
+        low, high = (self.outputs * bound for bound in bounds)
+        return min(low / SHORT_CHAIN, low * SHORT_CHAIN), max(high / SHORT_CHAIN, high * SHORT_CHAIN)
 
     def _by_sample(self, v: torch.Tensor) -> torch.Tensor:
         """[nC, m] -> [n, C m]."""

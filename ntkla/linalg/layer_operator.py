@@ -21,12 +21,12 @@ import torch
 from ntkla.linalg import checks
 from ntkla.linalg.errors import DtypeError, ScaleError, ShapeError
 from ntkla.linalg.layer_cost import SLICE_ENTRIES
-from ntkla.linalg.layer_diagonal import layer_ntk_diagonal
+from ntkla.linalg.layer_diagonal import diagonal_terms, layer_ntk_diagonal
 from ntkla.linalg.layer_error import magnitudes
 from ntkla.linalg.layer_factors import Factors, GivenMask, one_side
 from ntkla.linalg.layer_ops import layer_ntk
 from ntkla.linalg.linear_operator import LinearOperator
-from ntkla.linalg.precision import TINY64, gamma, norm_upper, rounded_up
+from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma, norm_upper, rounded_up
 from ntkla.linalg.probe import require_conventional_products
 from ntkla.linalg.products import PIECE, add_matmul, pieced_matmul
 
@@ -94,6 +94,15 @@ class LayerNTK(LinearOperator):
     def trace(self) -> float:
         """The sum of the diagonal: the squared Frobenius norm of the Jacobian."""
         return math.fsum(self.diagonal().tolist())
+
+    def diagonal_bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lower and upper bounds of the diagonal, float64 [nC] each in the operator's order."""
+        terms = [diagonal_terms(f.d.shape[2], f.a.shape[2], f.d.shape[3]) for f in self._factors]
+        rounding = gamma(2 * (max(terms) + len(terms)))
+        lost = 8.0 * TINY64 * sum(terms) * self._magnitudes.sums.square()
+        error = self._ordered((rounding * self._magnitudes.norms.square() + lost)[..., None])[:, 0]
+        diagonal = self.diagonal()
+        return ((diagonal - error) / SHORT_CHAIN).clamp(min=0.0), rounded_up(diagonal + error)
 
     def to_dense(self) -> torch.Tensor:
         """The matrix itself, float64 [nC, nC], exactly symmetric: `layer_ntk` in the operator's order.

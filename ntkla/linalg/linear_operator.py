@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import torch
 from ntkla.linalg import checks
 from ntkla.linalg.design import widened
 from ntkla.linalg.errors import DeviceError, DtypeError, ShapeError
+from ntkla.linalg.precision import SHORT_CHAIN, TINY64
 
 if TYPE_CHECKING:
     import scipy.sparse.linalg
@@ -77,6 +79,18 @@ class LinearOperator(ABC):
     @abstractmethod
     def trace(self) -> float | None:
         """The sum of the diagonal, None where it is not known.  ShapeError for an operator that is not square."""
+
+    def diagonal_bounds(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Lower and upper bounds of the diagonal, float64 [N] each, rounding included; None where they are not known.
+
+        For a positive semidefinite operator the lower ones are not negative.
+        """
+        return None
+
+    def trace_bounds(self) -> tuple[float, float] | None:
+        """A lower and an upper bound of the trace, rounding included; None where they are not known."""
+        diagonal = self.diagonal_bounds()
+        return None if diagonal is None else summed_bounds(*diagonal)
 
     @property
     @abstractmethod
@@ -162,3 +176,11 @@ class LinearOperator(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.shape[0]} x {self.shape[1]})"
+
+
+def summed_bounds(low: torch.Tensor, high: torch.Tensor) -> tuple[float, float]:
+    """Bounds of the sum of non-negative numbers that lie between `low` and `high`, float64 [n] each."""
+    least, most = (math.fsum(bound.tolist()) for bound in (low, high))
+    # `fsum` rounds once, and where subnormal numbers are flushed it loses one `tiny` a term at most.
+    flushed = low.shape[0] * TINY64
+    return max(0.0, least / SHORT_CHAIN - flushed), most * SHORT_CHAIN + flushed if most > 0.0 else 0.0

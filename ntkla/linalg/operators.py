@@ -18,8 +18,9 @@ from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.errors import ArgumentError, DeviceError, DtypeError, ShapeError
 from ntkla.linalg.linear_operator import LinearOperator
+from ntkla.linalg.normal import exactly_zero
 from ntkla.linalg.precision import TINY64, gamma, norm_upper, rounded_up
-from ntkla.linalg.products import pieced_gamma
+from ntkla.linalg.products import pairwise_depth, pairwise_sums, pieced_gamma
 
 
 class CrossGram(LinearOperator):
@@ -119,6 +120,18 @@ class GramOperator(CrossGram):
         """Itself: the matrix is symmetric."""
         return self
 
+    def diagonal_bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lower and upper bounds of the squared norms of the rows, float64 [n] each; one pass over the features."""
+        squares = torch.empty(self.shape[0], dtype=torch.float64, device=self.device)
+        for rows, block in self.design.blocks():
+            squares[rows] = pairwise_sums(block * block)
+        rounding = gamma(2 * pairwise_depth(self.design.columns) + 4)
+        underflow = 4 * self.design.columns * TINY64
+        low = (squares * (1.0 - rounding) - underflow).clamp(min=0.0)
+        if not self.design.bias and not bool(low.any()) and exactly_zero(self.design.features):
+            return low, torch.zeros_like(low)
+        return low, rounded_up(squares * (1.0 + rounding) + underflow)
+
     def to_dense(self) -> torch.Tensor:
         """The matrix itself, float64 [n, n], exactly symmetric; otherwise as `CrossGram.to_dense`."""
         checks.memory(f"{self}.to_dense()", self._dense_bytes(), self.device)
@@ -192,6 +205,10 @@ class FunctionOperator(LinearOperator):
     def trace(self) -> float | None:
         """The trace that was given, None where none was."""
         return self._trace
+
+    def trace_bounds(self) -> tuple[float, float] | None:
+        """The trace that was given, taken at its owner's word; None where none was."""
+        return None if self._trace is None else (self._trace, self._trace)
 
     def _matmat(self, v: torch.Tensor) -> torch.Tensor:
         product = checks.matrix(f"{self}: matmul(v)", self.matmul(v), rows=self.shape[0], columns=v.shape[1])

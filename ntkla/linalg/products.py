@@ -37,6 +37,20 @@ def add_matmul(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
         out.add_(product)
 
 
+def pairwise_sums(x: torch.Tensor) -> torch.Tensor:
+    """The sums over dim 1 of [n, length, ...], in float64 pairs of pairs: `pairwise_depth(length)` roundings a term."""
+    while x.shape[1] > 1:
+        half = x.shape[1] // 2
+        folded = x[:, :half] + x[:, half : 2 * half]
+        x = torch.cat([folded, x[:, 2 * half :]], 1) if x.shape[1] % 2 else folded
+    return x[:, 0]
+
+
+def pairwise_depth(length: int) -> int:
+    """How many additions a term of `pairwise_sums` goes through: the logarithm of the length, rounded up."""
+    return (length - 1).bit_length()
+
+
 def pieced_gamma(inner: int) -> float:
     """The rounding factor of `pieced_matmul`, with two operations to spare."""
     return gamma(min(inner, PIECE) + -(-inner // PIECE) + 2)
