@@ -70,6 +70,11 @@ def takes_kernel(
     return False
 
 
+def most_features(primitive: str) -> float:
+    """The longest rows that the kernel of a primitive takes, wherever it runs."""
+    return min((row.most_features for row in CHOICES if row.primitive == primitive), default=math.inf)
+
+
 def _is(device: torch.device, row: Choice) -> bool:
     if row.device in ("cpu", "cuda"):
         return device.type == row.device

@@ -74,6 +74,18 @@ class Call:
     work: float
 
 
+def kernel_wanted(call: Call) -> bool:
+    """Whether `run` would try the Triton kernel first: for an algorithm that else has a better way than the torch body.
+
+    True where Triton is forced, also where it cannot run: `run` then says why.
+    """
+    wanted = wanted_backend()
+    if wanted != "auto":
+        return wanted == "triton"
+    key = _key(call)
+    return key not in _given_up and takes_kernel(*key, call.features, call.work)
+
+
 def run(
     call: Call, *, kernel: Callable[[], torch.Tensor], body: Callable[[], torch.Tensor], working: torch.dtype
 ) -> torch.Tensor:
@@ -83,19 +95,16 @@ def run(
         BackendError: when Triton is forced and cannot run.  Where the table prefers it, torch runs instead, after one
             RuntimeWarning that names the reason.
     """
-    wanted = wanted_backend()
-    key = (call.primitive, call.x.device, call.x.dtype, call.mode)
-    preferred = wanted == "auto" and key not in _given_up and takes_kernel(*key, call.features, call.work)
-    if wanted == "triton" or preferred:
+    if kernel_wanted(call):
         result, reason = _tried(call, kernel)
         if result is not None:
             _last.set(f"triton:{call.primitive}:{call.mode}")
             return result
-        if wanted == "triton":
+        if wanted_backend() == "triton":
             raise BackendError(
                 f"{call.primitive}: the backend 'triton' was forced, but {reason}. Or use backend('auto')."
             )
-        _given_up.add(key)
+        _given_up.add(_key(call))
         warnings.warn(
             f"{call.primitive} runs in torch from now on, for its Triton kernel cannot run: {reason}.",
             RuntimeWarning,
@@ -103,6 +112,10 @@ def run(
         )
     record(call.primitive, "torch", working)
     return body()
+
+
+def _key(call: Call) -> tuple[str, torch.device, torch.dtype, str]:
+    return call.primitive, call.x.device, call.x.dtype, call.mode
 
 
 def _tried(call: Call, kernel: Callable[[], torch.Tensor]) -> tuple[torch.Tensor | None, str | None]:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import torch
 
-from ntkla.linalg.normal import float32_normal_matrix, gram_matrix, normal_matrix
+from ntkla.linalg.formed import formed_gram_matrix, formed_normal_matrix
 from ntkla.linalg.normal_problem import NormalProblem
 from ntkla.linalg.slicing import power_of_two
 from ntkla.linalg.weights import SampleWeights
@@ -68,16 +68,14 @@ class _Primal:
 class CholeskyFactor(_Primal):
     """Cholesky factor of the normal matrix, formed and factored in `dtype`."""
 
-    def __init__(self, triangle: torch.Tensor, scale: torch.Tensor) -> None:
+    def __init__(self, triangle: torch.Tensor, scale: torch.Tensor, kernel: str | None = None) -> None:
         self.triangle, self.scale, self.upper = triangle, scale, False
-        self.name = f"cholesky:{str(triangle.dtype).removeprefix('torch.')}"
+        self.name = _named(f"cholesky:{str(triangle.dtype).removeprefix('torch.')}", kernel)
 
     @classmethod
     def build(cls, problem: NormalProblem, dtype: torch.dtype) -> CholeskyFactor | None:
         """None when the matrix is not positive definite, or not finite, in this precision."""
-        double = dtype == torch.float64
-        design, weights = problem.design, problem.weights
-        matrix = normal_matrix(design, weights).matrix if double else float32_normal_matrix(design, weights)
+        matrix, kernel = formed_normal_matrix(problem.design, problem.weights, dtype)
         diagonal = matrix.diagonal().to(torch.float64) + penalty_of(problem)
         if not bool(torch.isfinite(diagonal).all()) or not bool((diagonal > 0).all()):
             return None
@@ -87,7 +85,7 @@ class CholeskyFactor(_Primal):
         matrix *= narrow
         matrix.diagonal().copy_((diagonal * scale * scale).to(dtype))
         triangle, info = torch.linalg.cholesky_ex(matrix)
-        return cls(triangle, scale) if int(info) == 0 else None
+        return cls(triangle, scale, kernel) if int(info) == 0 else None
 
 
 class QRFactor(_Primal):
@@ -119,9 +117,10 @@ class DualFactor:
     With weights D it is that of `D^1/2 Phi`, where centring takes the weighted means off Phi.
     """
 
-    name = "cholesky:float64"
-
-    def __init__(self, problem: NormalProblem, penalty: float, free_bias: bool, triangle: torch.Tensor) -> None:
+    def __init__(
+        self, problem: NormalProblem, penalty: float, free_bias: bool, triangle: torch.Tensor, kernel: str | None
+    ) -> None:
+        self.name = _named("cholesky:float64", kernel)
         self.design, self.weights = problem.design, problem.weights
         self.penalty, self.free_bias, self.triangle = penalty, free_bias, triangle
 
@@ -129,7 +128,7 @@ class DualFactor:
     def build(cls, problem: NormalProblem, free_bias: bool) -> DualFactor | None:
         """None when the matrix is not positive definite in float64.  Needs one penalty for all (penalised) columns."""
         design, weights, penalty = problem.design, problem.weights, float(penalty_of(problem)[0])
-        gram = gram_matrix(design).matrix
+        gram, kernel = formed_gram_matrix(design)
         if free_bias:
             means = _mean(gram, weights)
             gram -= means[:, None]
@@ -140,7 +139,7 @@ class DualFactor:
             gram *= weights.roots
         gram.diagonal().add_(penalty)
         triangle, info = torch.linalg.cholesky_ex(gram)
-        return cls(problem, penalty, free_bias, triangle) if int(info) == 0 else None
+        return cls(problem, penalty, free_bias, triangle, kernel) if int(info) == 0 else None
 
     def start(self, problem: NormalProblem) -> torch.Tensor:
         """`Phi^T (G + p I)^-1 Y`, plus the solution for the shift."""
@@ -178,6 +177,10 @@ class DualFactor:
         if self.free_bias:
             scaled -= self.weights.values[:, None] * (scaled.sum(0) / self.weights.total)
         return self.design.rmatmul(scaled)
+
+
+def _named(name: str, kernel: str | None) -> str:
+    return name if kernel is None else f"{name} of {kernel}"
 
 
 def _mean(outputs: torch.Tensor, weights: SampleWeights | None) -> torch.Tensor:

@@ -112,7 +112,8 @@ def plain_residual(problem: NormalProblem, x: Doubled) -> Residual:
         rho.addcmul_(diagonal[:, None], x.high, value=-1.0)
     output_norm = norm_upper(torch.stack(norms), dim=0)  # not by sums of squares, which vanish below 2^-511
     output_error = plain_output_error(problem, norm_upper(x.high, dim=0))
-    return Residual(rho, None, output_error, *_plain_adjoint_errors(problem, x, output_norm), output_norm)
+    roundings = problem.design.summands + (problem.weights is not None)
+    return Residual(rho, None, output_error, *adjoint_errors(problem, x, output_norm, roundings), output_norm)
 
 
 def plain_output_error(problem: NormalProblem, x_norm: torch.Tensor) -> torch.Tensor:
@@ -121,11 +122,18 @@ def plain_output_error(problem: NormalProblem, x_norm: torch.Tensor) -> torch.Te
     return rounded_up(rounding + output_underflow(problem, x_norm, products=1))
 
 
-def _plain_adjoint_errors(
-    problem: NormalProblem, x: Doubled, output_norm: torch.Tensor
+def adjoint_errors(
+    problem: NormalProblem, x: Doubled, output_norm: torch.Tensor, product_roundings: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bounds of the rounding of `Phi^T D T - p x + shift`, and of its last row: a sum over rows and some terms more."""
-    roundings = gamma(problem.design.summands + 8 + (problem.weights is not None))
+    """Bounds of the rounding of `Phi^T D T - p x + shift`, and of its last row: the product's and some terms more.
+
+    Args:
+        problem: without anything computed.
+        x: what the penalty multiplies.
+        output_norm: upper bounds of ||D^1/2 T||, [C].
+        product_roundings: how many roundings a term of `Phi^T D T` meets.
+    """
+    roundings = gamma(product_roundings + 8)
     whole = problem.frobenius * output_norm + problem.small_terms(x)
     bias = problem.root_total * output_norm + problem.small_bias_terms(x)
     underflow = adjoint_underflow(problem, output_norm, products=1)

@@ -35,7 +35,8 @@ class SolveDiagnostics(Result):
     """How a solution was reached.
 
     Attributes:
-        factor: the factor of the last correction, such as `"cholesky:float64"` or `"qr:float64"`.
+        factor: the factor of the last correction, such as `"cholesky:float64"` or `"qr:float64"`, and what formed its
+            matrix where that was a kernel: `"cholesky:float32 of triton:gram:ieee"`.
         escalations: why stronger factors took over, in order; empty when the first sufficed.
         corrections: how many refinement steps were applied.
         residual_levels: accuracy levels of the last full residual (features times solution, and its transpose);

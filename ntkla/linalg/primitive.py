@@ -53,6 +53,11 @@ def normal_roundings(samples: int, features: int) -> int:
     return samples + features + 4
 
 
+def split_roundings(samples: int, features: int) -> tuple[int, int]:
+    """`normal_roundings` of `x^T (d (x w))` in two: those of `d (x w)`, and those of `x^T` times what that came to."""
+    return features + 2, samples + 2
+
+
 def accumulation_dtype(dtype: torch.dtype, precision: str) -> torch.dtype:
     """The type a primitive multiplies, sums and returns: float64 for float64 or on request, else float32."""
     return torch.float64 if dtype == torch.float64 or precision == "float64" else torch.float32

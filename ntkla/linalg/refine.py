@@ -20,6 +20,7 @@ import torch
 from ntkla.linalg.doubled import Doubled, add
 from ntkla.linalg.factor import Factor
 from ntkla.linalg.normal_problem import NormalProblem, Residual
+from ntkla.linalg.one_pass import one_pass_change, one_pass_wanted
 from ntkla.linalg.precision import NEGLIGIBLE, U64, gamma, norm_upper, rounded_up
 from ntkla.linalg.products import pieced_gamma
 from ntkla.linalg.residual import residual
@@ -201,7 +202,9 @@ class Refinement:
         return True
 
     def _apply(self, step: torch.Tensor) -> Residual:
-        """-A step in plain float64, with the bound of its rounding."""
+        """-A step in plain float64, with the bound of its rounding; by a kernel where one is wanted."""
+        if one_pass_wanted(self._homogeneous, step.shape[1]):
+            return one_pass_change(self._homogeneous, step)
         return residual(self._homogeneous, Doubled(step, torch.zeros_like(step)), (0, 0))
 
     def _accept(self, step: torch.Tensor, rho: torch.Tensor, applied: Residual) -> None:
