@@ -104,6 +104,8 @@ def _update_error(bounds: torch.Tensor | None, x: torch.Tensor) -> float:
     """Frobenius norm of the update's error, from the 2-norm bound of each column's."""
     if bounds is None:
         return 0.0
+    if isinstance(bounds, torch.Tensor):
+        checks.dense("update_error", bounds)
     if not isinstance(bounds, torch.Tensor) or bounds.shape != x.shape[1:]:
         came = tuple(bounds.shape) if isinstance(bounds, torch.Tensor) else type(bounds).__name__
         raise ShapeError(f"update_error: expected one bound a column, shape {tuple(x.shape[1:])}, got {came}.")

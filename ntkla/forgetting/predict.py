@@ -169,6 +169,8 @@ def _start(head: LinearHead | None, design: DesignMatrix, outputs: int) -> torch
 
 def _residual_error(error: object, residual: torch.Tensor) -> torch.Tensor:
     """The 2-norm bounds [C] of the residual's own error, checked."""
+    if isinstance(error, torch.Tensor):
+        checks.dense("residual_error", error)
     if not isinstance(error, torch.Tensor) or error.shape != residual.shape[1:]:
         came = tuple(error.shape) if isinstance(error, torch.Tensor) else type(error).__name__
         raise ShapeError(f"residual_error: expected one bound a column, shape {tuple(residual.shape[1:])}, got {came}.")

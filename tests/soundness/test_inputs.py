@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from ntkla.forgetting.decompose_update import decompose_update
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.predict import predict_forgetting
 from ntkla.forgetting.training import GradientFlow
 from ntkla.linalg import checks, errors
+from ntkla.linalg.feature_modes import feature_modes
 from ntkla.linalg.ridge import ridge_solve
 from ntkla.testing import FeatureSpec, Problem, RidgeProblem
 from tests.soundness.judge import forecast, judge_forgetting, judge_ridge, solve
@@ -103,6 +105,17 @@ def test_no_spoilt_entry_gets_through(name, value, dtype):
     arguments[name] = spoilt(arguments[name].to(dtype), value)
     with pytest.raises(errors.NonFiniteError, match=name):
         ridge_solve(**arguments)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_bounds_are_refused(layout):
+    nested = torch.nested.nested_tensor([filled(2), filled(1)], layout=layout)
+    with pytest.raises(errors.DtypeError, match="residual_error: expected a dense tensor"):
+        forecast(FORGETTING, residual_error=nested)
+    features = FORGETTING.features_old
+    with pytest.raises(errors.DtypeError, match="update_error: expected a dense tensor"):
+        decompose_update(features @ HEAD.weight.T, HEAD.weight.T, feature_modes(features), update_error=nested)
 
 
 def test_errors_are_also_what_python_would_raise():
