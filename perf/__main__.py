@@ -1,4 +1,4 @@
-"""`python -m perf [SUITE ...] [--output DIR] [--size small|full] [--device cpu|cuda]`.
+"""`python -m perf [SUITE ...] [--output DIR] [--size small|full] [--device cpu|cuda] [--only TEXT ...] [--minutes M]`.
 
 Exit code 1 when an answer of ours was wrong or failed; a contender's fault is its own and only shows in its row.
 """
@@ -6,9 +6,10 @@ Exit code 1 when an answer of ours was wrong or failed; a contender's fault is i
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
         _say("no CUDA device here: run with --device cpu")
         return 2
     wrong = False
+    end = math.inf if options.minutes is None else time.perf_counter() + 60.0 * options.minutes
     for suite in options.suites or suites.NAMES:
-        rows = run_suite(suite, options.size, device, directory, with_memory=not options.no_memory, only=options.only)
+        request = Request(suite, options.size, device, not options.no_memory, tuple(options.only), end)
+        rows = run_suite(request, directory)
         wrong |= any(row.ours and row.status != harness.TIMED for row in rows)
     if options.output is None:
         _say(*(f"wrote {page}" for page in tables.regenerate(machine.ROOT, directory)))
@@ -50,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--size", choices=suites.SIZES, default="full")
     parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="only cases whose name contains a TEXT")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=here, help="default: cuda where torch finds one")
+    parser.add_argument("--minutes", type=float, help="begin no further case after so long; the tables keep older ones")
     parser.add_argument(
         "--no-memory", action="store_true", help="do not measure peak memory (a fresh process for each)"
     )
@@ -58,21 +63,34 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_suite(
-    suite: str, size: str, device: torch.device, directory: Path, with_memory: bool, only: Sequence[str] = ("",)
-) -> list[harness.Row]:
+@dataclass(frozen=True)
+class Request:
+    """One suite to run: its size, where, with peak memory or not, which cases, and until when cases may begin."""
+
+    suite: str
+    size: str
+    device: torch.device
+    with_memory: bool = True
+    only: tuple[str, ...] = ("",)
+    end: float = math.inf
+
+
+def run_suite(request: Request, directory: Path) -> list[harness.Row]:
     """Runs one suite (only the cases whose name contains one of `only`), records it and returns its rows."""
+    suite, size, device = request.suite, request.size, request.device
     described = machine.describe(device)
     _say(machine.line(described), f"load average {described['load']}")
     limits = ceilings.measure(size, device)
     module = suites.load(suite)
     rows: list[harness.Row] = []
+    left_out: list[str] = []
     for specification in module.specifications(size, device):
-        if not any(text in specification.name for text in only):
+        if time.perf_counter() > request.end or not any(text in specification.name for text in request.only):
+            left_out.append(specification.name)
             continue
         start = time.perf_counter()
         found = harness.run(specification, limits, device, harness.PACES[size])
-        if with_memory:
+        if request.with_memory and module.MEMORY:
             _add_memory(suite, size, device, found)
         rows += found
         _say(f"{specification.name}: {time.perf_counter() - start:.0f} s", *(f"  {_brief(row)}" for row in found))
@@ -83,10 +101,11 @@ def run_suite(
         "baseline": module.BASELINE,
         "machine": described,
         "ceilings": limits,
+        "left_out": left_out,
         "rows": [row.to_dict() for row in rows],
     }
     path = results.append(record, directory)
-    _say(f"wrote {path}")
+    _say(f"wrote {path}", *(f"not run: {name}" for name in left_out))
     return rows
 
 

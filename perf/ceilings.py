@@ -14,22 +14,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from perf.precisions import TYPE, allowing, asked_for
+
 RUNS = 5
 
 
 def measure(size: str, device: torch.device) -> dict[str, float]:
-    """Operations a second for `"float64"` and `"float32"` products, bytes (read + written) a second for `"copy"`."""
+    """Operations a second of matrix products by arithmetic, and bytes (read + written) a second for `"copy"`."""
     edge = {"small": 256, "full": 2048 if device.type == "cpu" else 8192}[size]
     found: dict[str, float] = {}
-    for name, dtype in (("float64", torch.float64), ("float32", torch.float32)):
-        generator = torch.Generator(device=device).manual_seed(0)
-        a = torch.randn(edge, edge, dtype=dtype, device=device, generator=generator)
-        seconds = [_median(partial(torch.matmul, a, a), device)]
-        if device.type == "cpu":
+    generator = torch.Generator(device=device).manual_seed(0)
+    for name in asked_for(device.type):
+        a = torch.randn(edge, edge, device=device, generator=generator, dtype=torch.float64).to(TYPE[name])
+        with allowing(name):
+            seconds = [_median(partial(torch.matmul, a, a), device)]
+        if device.type == "cpu" and name != "bfloat16":
             seconds.append(_median(partial(np.matmul, a.numpy(), a.numpy()), device))
         found[name] = 2.0 * edge**3 / min(seconds)
     length = 2**20 if size == "small" else (2**25 if device.type == "cpu" else 2**29)
-    source = torch.ones(length, dtype=torch.float64, device=device)
+    source = torch.rand(length, dtype=torch.float64, device=device, generator=generator)
     target = torch.empty_like(source)
     seconds = [_median(partial(target.copy_, source), device)]
     if device.type == "cpu":

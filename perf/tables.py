@@ -9,13 +9,15 @@ from perf import machine, results
 
 NOTHING = "No run recorded yet: `python -m perf`."
 BEGIN, END = "<!-- perf:begin -->", "<!-- perf:end -->"
+HEADLINES = ("forecast",)  # what the front page shows
 
 
 def regenerate(root: Path, directory: Path) -> list[Path]:
     """Rewrites the tables of both pages from the newest run of each suite and device; returns the pages changed."""
     records = results.latest(results.load(directory))
+    headlines = [record for record in records if record["suite"] in HEADLINES]
     changed = []
-    for page, text in ((root / "README.md", short(records)), (root / "perf" / "README.md", long(records))):
+    for page, text in ((root / "README.md", short(headlines)), (root / "perf" / "README.md", long(records))):
         if page.exists() and replace(page, text):
             changed.append(page)
     return changed
@@ -89,13 +91,13 @@ def long(records: list[dict[str, Any]]) -> str:
 
 
 def _case_table(case: list[dict[str, Any]]) -> str:
-    lines = [
-        f"#### {case[0]['case']}",
-        "",
-        "| contender | median | runs (range) | error | proven bound | roofline | ntkla / it | memory (estimate) | |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    ratios: dict[str, float] = next((row["ratios"] for row in case if row["ours"]), {})
+    """A row for each contender, and for each of ours a column of ratios: its time over theirs."""
+    ours = [row for row in case if row["ours"]]
+    with_memory = any("peak_memory" in row["facts"] for row in case)
+    columns = ["contender", "median", "runs (range)", "error", "proven bound", "roofline"]
+    columns += [f"{row['contender']} / it" for row in ours]
+    columns += [*(["memory (estimate)"] if with_memory else []), ""]
+    lines = [f"#### {case[0]['case']}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in case:
         cells = [
             row["contender"],
@@ -104,8 +106,8 @@ def _case_table(case: list[dict[str, Any]]) -> str:
             _power(row["error"]),
             _power(row["bound"]),
             _percent(row["roofline"]),
-            _ratio(ratios.get(row["contender"])),
-            _memory(row),
+            *(_ratio(mine["ratios"].get(row["contender"])) for mine in ours),
+            *([_memory(row)] if with_memory else []),
             _how(row),
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -152,7 +154,9 @@ def _power(value: float | None) -> str:
 
 
 def _ratio(value: float | None) -> str:
-    return "" if value is None else f"{value:.2g}"
+    if value is None:
+        return ""
+    return f"{value:.2g}" if value < 100 else f"{value:,.0f}"
 
 
 def _percent(value: float | None) -> str:
@@ -167,9 +171,8 @@ def _cases(record: dict[str, Any]) -> list[list[dict[str, Any]]]:
 
 
 def _footer(record: dict[str, Any]) -> str:
-    ceilings = record["ceilings"]
+    rates = [f"{name} {rate / 1e9:,.0f}" for name, rate in record["ceilings"].items() if name != "copy"]
     return (
         f"Taken {record['time']} ({record['size']} size) on {machine.line(record['machine'])}. Measured ceilings: "
-        f"float64 {ceilings['float64'] / 1e9:,.0f} and float32 {ceilings['float32'] / 1e9:,.0f} Gflop/s, "
-        f"copy {ceilings['copy'] / 1e9:,.0f} GB/s."
+        f"{', '.join(rates)} Gflop/s, copy {record['ceilings']['copy'] / 1e9:,.0f} GB/s."
     )

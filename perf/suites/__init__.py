@@ -1,7 +1,7 @@
 """The suites, by name.
 
-A suite is a module with `specifications(size, device) -> list[perf.harness.Specification]` and with `BASELINE`, the
-name of the contender that the tables compare with.
+A suite is a module with `specifications(size, device) -> list[perf.harness.Specification]`, with `BASELINE`, the name
+of the contender that the short table compares with, and with `MEMORY`: whether peak memory is worth a process for each.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-NAMES = ("forecast",)
+NAMES = ("gram", "normal_matmul", "layer_ntk", "forecast")
 SIZES = ("small", "full")
 
 

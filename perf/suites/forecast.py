@@ -21,6 +21,7 @@ from perf.suites import forecast_experts, forecast_ours, forecast_peers
 from perf.suites.forecast_problem import Problem, make
 
 BASELINE = "numpy + scipy, float64"
+MEMORY = True
 # An answer with fewer than three right digits answers nothing, whatever its conditioning explains.
 WORST_USEFUL = 2.0**-10
 # In mean eigenvalues of the normal matrix: a float64 residual suffices for the first, the second needs the extended.

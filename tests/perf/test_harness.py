@@ -184,14 +184,14 @@ def test_peak_memory_counts_what_is_freed_before_the_call_ends():
 
 
 def test_results_are_append_only_and_the_newest_full_run_is_shown(tmp_path, monkeypatch):
-    record = {"suite": "forecast", "size": "full", "device": "cpu", "rows": []}
+    record = {"suite": "forecast", "size": "full", "device": "cpu", "rows": [{"case": "one"}]}
     path = results.append(record, tmp_path)
     monkeypatch.setattr(
         results, "datetime", SimpleNamespace(now=lambda _: SimpleNamespace(strftime=lambda _: _stamp(path)))
     )
     with pytest.raises(FileExistsError):
         results.append(record, tmp_path)
-    older = {"suite": "forecast", "device": "cpu", "size": "full", "time": "1"}
+    older = {**record, "time": "1"}
     newer, small = {**older, "time": "2"}, {**older, "time": "3", "size": "small"}
     assert results.latest([newer, small, older]) == [newer]
 
@@ -200,8 +200,11 @@ def _stamp(path) -> str:
     return path.name.split("-")[0]
 
 
+_SMALL = ["forecast", "--size", "small", "--device", "cpu"]
+
+
 def test_one_command_records_every_contender_and_makes_the_tables(tmp_path):
-    assert command.main(["forecast", "--size", "small", "--no-memory", "--output", str(tmp_path)]) == 0
+    assert command.main([*_SMALL, "--no-memory", "--output", str(tmp_path)]) == 0
     (path,) = tmp_path.glob("*.json")
     record = json.loads(path.read_text())
     names = {"ntkla", "ntkla, tol=1e-6", forecast.BASELINE, "torch, float64", *forecast_peers.NAMES}
