@@ -12,6 +12,7 @@ from ntkla.forgetting.decompose_update import decompose_update
 from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.heads import LinearHead
+from ntkla.forgetting.overlap import TaskOverlap, task_overlap
 from ntkla.forgetting.post_mortem import post_mortem
 from ntkla.forgetting.post_mortem_result import PostMortem
 from ntkla.forgetting.predict import predict_forgetting
@@ -93,6 +94,7 @@ __all__ = [
     "SoftmaxGram",
     "Status",
     "Task",
+    "TaskOverlap",
     "TrainingDivergesError",
     "UndecidedError",
     "UnsupportedTrainingError",
@@ -114,5 +116,6 @@ __all__ = [
     "post_mortem",
     "predict_forgetting",
     "ridge_solve",
+    "task_overlap",
     "vulnerable_rank",
 ]

@@ -85,6 +85,15 @@ def modes(
     return found.values, found.value_error, found.vectors, ntkla.decompose(drift, found).energy
 
 
+@contract
+def overlap(
+    old: Float[Tensor, "old features"], new: Float[Tensor, "samples features"], modes_old: int, modes_new: int
+) -> tuple[Float64[Tensor, " angles"], Float64[Tensor, " angles"], Float64[Tensor, "modes_old modes_new"]]:
+    found = ntkla.task_overlap(old, new, modes_old=modes_old, modes_new=modes_new)
+    assert found.overlap.shape == (found.modes_old, found.modes_new)
+    return found.cosines, found.cosine_error, found.overlap
+
+
 def normal(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
     generator = torch.Generator(device="cpu").manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(dtype)
@@ -105,6 +114,7 @@ def test_the_promised_shapes_and_types(samples, old, features, outputs, dtype, b
         drift = forgetting(y, x, residual, bias, training)[0]
         assert drift.shape == (old, outputs)
     assert modes(y, drift, min(2, old))[2].shape == (old, min(2, old))
+    assert overlap(y, x, 1, 1)[0].shape == (1,)
 
 
 def test_a_broken_contract_is_seen():

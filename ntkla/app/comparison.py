@@ -36,6 +36,7 @@ class Comparison:
         fact, rounding: the drift that happened and the rounding error of that training, [n, C].
         eigenvalues: of G_AA, descending, [k]; `energy`: of the forecast drift in their modes, [k].
         ranks: of the drift and of G_AA.
+        overlap_bound: upper bound of the exact drift's Frobenius norm from the overlap of the tasks.
         seconds_forecast, seconds_training: wall time.
     """
 
@@ -51,6 +52,7 @@ class Comparison:
     eigenvalues: Array
     energy: Array
     ranks: Ranks
+    overlap_bound: float
     seconds_forecast: float
     seconds_training: float
 
@@ -80,6 +82,8 @@ class Comparison:
             max_difference=float(self.difference.max()),
             bound=float(self.bound.max()),
             training_rounding=float(self.rounding.max()),
+            drift_norm=float(fact),
+            overlap_bound=self.overlap_bound,
             accuracy_before=self.accuracy(np.zeros_like(self.fact)),
             accuracy_forecast=self.accuracy(self.forecast),
             accuracy_after=self.accuracy(self.fact),

@@ -28,6 +28,8 @@ class Row:
         max_difference: the largest difference of the two, over samples and outputs.
         bound: the largest proven error bound of the forecast.
         training_rounding: the largest rounding error of the training that happened.
+        drift_norm: Frobenius norm of the drift that happened, over samples and outputs.
+        overlap_bound: what the overlap of the two tasks proves about that norm beforehand (`ntkla.task_overlap`).
         accuracy_before, accuracy_forecast, accuracy_after: on those samples, between 0 and 1.
         r50, r90: the fewest modes of G_AA, largest eigenvalue first, with 50 and 90 % of the forecast drift's energy.
         k_G, k_star: the share rank (90 %) of G_AA, and of K_AA counted in whole eigenspaces.
@@ -44,6 +46,8 @@ class Row:
     max_difference: float
     bound: float
     training_rounding: float
+    drift_norm: float
+    overlap_bound: float
     accuracy_before: float
     accuracy_forecast: float
     accuracy_after: float

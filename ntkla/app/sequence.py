@@ -9,6 +9,7 @@ the same start and set aside.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,12 +34,17 @@ from ntkla.app.reality import (
 from ntkla.forgetting.decompose import decompose
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.learning import Learning
+from ntkla.forgetting.overlap import update_of
+from ntkla.forgetting.overlap_bound import Update, overlap_bound
 from ntkla.forgetting.ranks import Rank, effective_rank, vulnerable_rank
 from ntkla.forgetting.shared_head import drifts_of_tasks
 from ntkla.forgetting.tasks import Task
 from ntkla.forgetting.training import GradientDescent
+from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.eigenmodes import eigenmodes
+from ntkla.linalg.feature_modes import feature_modes
 from ntkla.linalg.modes import Eigenmodes
+from ntkla.linalg.row_space import RowSpace, certified_rank
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Old:
-    """An earlier task: its number, its held-out images as features and as a float64 design, and their modes."""
+    """An earlier task: its number, its held-out images as features and as a float64 design, their modes and rows."""
 
     number: int
     features: torch.Tensor
     labels: torch.Tensor
     design: Array
     modes: Eigenmodes
+    rows: RowSpace
     k_gram: Count
     k_star: Count
 
@@ -139,9 +146,15 @@ def _remembered(number: int, task: SplitTask, classes: int) -> _Old:
         task.test_labels,
         design_of(task.test_features),
         modes,
+        _row_space(task.test_features),
         _count(effective_rank(modes)),
         _count(vulnerable_rank(modes, classes)),
     )
+
+
+def _row_space(features: torch.Tensor) -> RowSpace:
+    modes = feature_modes(features, bias=True)
+    return RowSpace.of(DesignMatrix(features, bias=True), modes, certified_rank(modes))
 
 
 def _count(rank: Rank) -> Count:
@@ -151,10 +164,11 @@ def _count(rank: Rank) -> Count:
 
 @dataclass(frozen=True)
 class _Expected:
-    """What was forecast: drift and bound for each old task, [n, C], and the seconds it took for all of them."""
+    """What was forecast: drift and bound for each old task, [n, C], the update of the head, and the seconds for all."""
 
     drift: dict[int, torch.Tensor]
     bound: dict[int, torch.Tensor]
+    update: Update
     seconds: float
 
 
@@ -174,7 +188,7 @@ def _forecast(
     numbers = [old.number for old in olds]
     drift = {number: one.drift for number, one in zip(numbers, found, strict=True)}
     bound = {number: one.error_bound for number, one in zip(numbers, found, strict=True)}
-    return _Expected(drift, bound, seconds)
+    return _Expected(drift, bound, update_of(found[0]), seconds)
 
 
 @dataclass(frozen=True)
@@ -206,6 +220,7 @@ def _compared(old: _Old, expected: _Expected, happened: _Happened) -> Comparison
         eigenvalues=old.modes.values.numpy(),
         energy=parts.energy.numpy(),
         ranks=Ranks(_count(parts.rank(0.5)), _count(parts.rank(0.9)), old.k_gram, old.k_star),
+        overlap_bound=math.sqrt(overlap_bound(old.rows, expected.update)),
         seconds_forecast=expected.seconds,
         seconds_training=happened.trained.seconds,
     )

@@ -16,7 +16,7 @@ from ntkla.app.sequence import Plan
 from ntkla.app.written import make_folder
 
 COUNTS = ["r50", "r90", "k_G", "k_star"]
-MEASURES = ["cosine", "norm_ratio", "max_difference", "bound", "training_rounding"]
+MEASURES = ["cosine", "norm_ratio", "max_difference", "bound", "training_rounding", "drift_norm", "overlap_bound"]
 ACCURACIES = ["accuracy_before", "accuracy_forecast", "accuracy_after"]
 SECONDS = ["seconds_forecast", "seconds_training"]
 
@@ -48,6 +48,7 @@ def test_the_schema(rows):
         assert all(isinstance(row[key], float) for key in MEASURES + ACCURACIES + SECONDS)
         assert row["training"] in ("optimum", "sgd")
         assert row["max_difference"] <= row["bound"] + row["training_rounding"]
+        assert row["drift_norm"] <= row["overlap_bound"]
 
 
 def width(text: str) -> int:
@@ -73,6 +74,8 @@ def test_a_violation_is_told(rows, comparisons, names):
     assert "NO" in printed(report.tables([dataclasses.replace(rows[0], max_difference=1.0)], names))
     bad = dataclasses.replace(comparisons[0], forecast=comparisons[0].forecast + 1)
     assert "Nothing was touched, every number is proved" in conclusion(comparisons)
+    loose = sorted(c.row().overlap_bound / c.row().drift_norm for c in comparisons)
+    assert f"here {loose[0]:.3g} to {loose[-1]:.3g} times what happened" in conclusion(comparisons)
     assert conclusion([bad, *comparisons[1:]]).startswith(f"\n{len(comparisons) - 1} of {len(comparisons)} ")
 
 

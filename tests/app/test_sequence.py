@@ -6,11 +6,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from ntkla.app import sequence
 from ntkla.app.comparison import OPTIMUM, SGD
 from ntkla.app.sequence import Plan, run_sequence, total_steps
 from ntkla.forgetting.shared_head import drifts_of_tasks
+from ntkla.linalg.precision import DEFAULT_TOLERANCE
+from ntkla.testing import with_bias
 
 
 def test_every_pair_and_both_trainings(comparisons):
@@ -57,6 +60,17 @@ def test_energies_and_ranks(comparisons):
         assert share[row.r90 - 1] >= 0.9 > (share[row.r90 - 2] if row.r90 > 1 else 0)
         assert share[row.r50 - 1] >= 0.5
         assert row.k_star == row.k_G * c.forecast.shape[1]
+
+
+def test_the_overlap_bounds_the_norm_of_what_happened(comparisons, small_tasks):
+    """As `task_overlap` has it: the largest singular value times the part of the update in the old row space."""
+    for c in comparisons:
+        old = with_bias(small_tasks[c.old - 1].test_features)
+        largest = torch.linalg.matrix_norm(old, 2)
+        update = torch.linalg.pinv(old) @ torch.from_numpy(c.forecast)
+        near = 1 + DEFAULT_TOLERANCE
+        assert float(largest * update.norm()) / near <= c.overlap_bound <= float(largest * update.norm()) * near
+        assert c.row().drift_norm <= c.overlap_bound
 
 
 def test_progress_is_told_as_often_as_announced(small_tasks):
