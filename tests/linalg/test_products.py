@@ -7,7 +7,7 @@ from ntkla.linalg import products
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.normal import normal_matrix
 from ntkla.linalg.precision import U64, gamma
-from ntkla.linalg.products import PIECE, add_square, pieced_gamma, pieced_matmul
+from ntkla.linalg.products import PIECE, add_square, pairwise_depth, pairwise_sums, pieced_gamma, pieced_matmul
 
 # Beside a first term of 1 each of the others is u / 2: added one by one to the 1 they would all be lost.
 LENGTH = 2048
@@ -52,3 +52,17 @@ def test_the_update_of_a_triangle_in_block_rows_is_the_same_sum():
         products._add_lower_blocks(by_blocks, piece)
     allowance = 2 * pieced_gamma(LENGTH) * (1.0 + EXACT_REST)
     assert bool(((by_update - by_blocks).tril().abs() <= allowance).all())
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 8, 100, 2047, 2048])
+def test_pairwise_sums_round_as_often_as_they_say(length):
+    """Terms of u beside a 1: added one by one none would be seen, in pairs of pairs all but the first few are."""
+    x = torch.full((3, length, 2), U64, dtype=torch.float64)
+    x[:, 0] = 1.0
+    sums = pairwise_sums(x)
+    assert sums.shape == (3, 2)
+    exact_rest = (length - 1) * U64
+    assert float((sums - 1.0 - exact_rest).abs().max()) <= gamma(pairwise_depth(length)) * (1.0 + exact_rest)
+    assert 2 ** pairwise_depth(length) < 2 * length
+    integers = torch.arange(3 * length, dtype=torch.float64).reshape(3, length)
+    assert torch.equal(pairwise_sums(integers), integers.sum(1))
