@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from perf import ceilings, harness, machine, memory, results, suites, tables
+from perf import ceilings, crossover, harness, machine, memory, results, suites, tables
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     directory = options.output or results.DIRECTORY
     if options.tables:
         _say(*(f"wrote {page}" for page in tables.regenerate(machine.ROOT, directory)))
+        return 0
+    if options.choices:
+        print(*crossover.suggestions(results.latest(results.load(directory))), sep="\n")
         return 0
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -59,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-memory", action="store_true", help="do not measure peak memory (a fresh process for each)"
     )
+    parser.add_argument("--choices", action="store_true", help="only say where recorded Triton kernels beat torch")
     parser.add_argument("--tables", action="store_true", help="only make the tables again from the recorded runs")
     return parser
 

@@ -2,6 +2,7 @@
 
 A suite is a module with `specifications(size, device) -> list[perf.harness.Specification]`, with `BASELINE`, the name
 of the contender that the short table compares with, and with `MEMORY`: whether peak memory is worth a process for each.
+A suite of one primitive names, in the parameters of a case, the `multiplications` that ntkla's table of choices counts.
 """
 
 from __future__ import annotations

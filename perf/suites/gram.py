@@ -58,7 +58,10 @@ def specifications(size: str, device: torch.device) -> list[Specification]:
 
 
 def _parameters(setting: Setting) -> dict[str, Any]:
-    return {"rows": setting.rows, "features": setting.features, "dtype": setting.dtype, "symmetric": setting.symmetric}
+    return {
+        "rows": setting.rows, "features": setting.features, "dtype": setting.dtype, "symmetric": setting.symmetric,
+        "multiplications": float(setting.rows) ** 2 * setting.features,
+    }  # fmt: skip
 
 
 def make(setting: Setting, device: torch.device) -> Problem:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ntkla.linalg.layer_cost import LayerShape, layer_cost
 from ntkla.linalg.layer_error import magnitudes
 from ntkla.linalg.layer_factors import Factors
 from perf import pairs
@@ -64,9 +65,12 @@ def specifications(size: str, device: torch.device) -> list[Specification]:
 
 
 def _parameters(setting: Setting) -> dict[str, Any]:
+    block = setting.samples, setting.outputs, setting.positions
+    cost = layer_cost(LayerShape(*block, *block, setting.inputs, setting.deltas))
     return {
         "samples": setting.samples, "outputs": setting.outputs, "positions": setting.positions,
         "inputs": setting.inputs, "deltas": setting.deltas, "dtype": setting.dtype,
+        "multiplications": cost.gram if cost.route == "gram" else 0.0,
     }  # fmt: skip
 
 

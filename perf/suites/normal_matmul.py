@@ -59,6 +59,7 @@ def specifications(size: str, device: torch.device) -> list[Specification]:
 def _parameters(setting: Setting) -> dict[str, Any]:
     return {
         "rows": setting.rows, "features": setting.features, "columns": setting.columns, "dtype": setting.dtype,
+        "multiplications": 2.0 * setting.rows * setting.features * setting.columns,
     }  # fmt: skip
 
 

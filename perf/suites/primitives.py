@@ -105,9 +105,10 @@ def in_numpy(x: torch.Tensor) -> np.ndarray:
 def drawn(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, seed: int, mean: float) -> torch.Tensor:
     """Normal entries around a mean, in blocks: a large input needs no second copy in a wider type."""
     generator = torch.Generator(device=device).manual_seed(seed)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
     out = torch.empty(shape, dtype=dtype, device=device)
     for part in out.view(shape[0], -1).split(2**14):
-        part.copy_(torch.randn(part.shape, generator=generator, device=device) + mean)
+        part.copy_(torch.randn(part.shape, generator=generator, dtype=wide, device=device) + mean)
     return out
 
 

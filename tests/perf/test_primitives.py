@@ -13,7 +13,7 @@ import torch
 
 from ntkla.linalg import kernels
 from perf import __main__ as command
-from perf import harness, pairs, precisions, results
+from perf import crossover, harness, pairs, precisions, results
 from perf.harness import Contender, Skip, Work
 from perf.judges import BLOCK, Triangle
 from perf.suites import (
@@ -280,6 +280,20 @@ def test_a_partial_run_replaces_its_own_cases_only():
     runs = [record("1", [], "old"), record("2", [], "a", "b"), record("3", ["a"], "b"), record("4", ["a", "b"], "c")]
     shown = {row["case"]: row["from"] for run in results.latest(runs) for row in run["rows"]}
     assert shown == {"a": "2", "b": "3", "c": "4"}
+
+
+def test_the_table_of_choices_is_read_off_the_record():
+    def row(name: str, work: float, ratios: dict[str, float]) -> dict:
+        return {"contender": name, "ratios": ratios, "parameters": {"dtype": "bfloat16", "multiplications": work}}
+
+    torchs = "ntkla torch, ieee"
+    rows = [
+        row("ntkla triton, bf16", work, {torchs: r}) for work, r in ((1e6, 0.9), (1e7, 2.0), (1e9, 0.5), (1e8, 0.9))
+    ]
+    record = {"suite": "gram", "device": "cuda", "machine": {"gpu": "NVIDIA H100"}, "rows": rows}
+    (line,) = crossover.suggestions([record])
+    assert line.startswith("gram | NVIDIA H100 | bfloat16 | bf16 | least_work 1e+08 |")
+    assert crossover.least_work([(1e6, 0.5), (1e7, 1.0)]) is None
 
 
 @pytest.mark.gpu
