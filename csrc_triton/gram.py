@@ -34,6 +34,7 @@ import torch
 import triton
 import triton.language as tl
 
+from csrc_triton.rows import aligned, loaded, loaded_dtype, padded
 from csrc_triton.tiles import (
     INTERPRETED,
     NUMBER,
@@ -44,6 +45,7 @@ from csrc_triton.tiles import (
     grouped_tile,
     grouped_triangle_tile,
     operand,
+    options,
 )
 
 MODES = {
@@ -52,7 +54,8 @@ MODES = {
     "float64": (torch.float64, torch.float32, torch.bfloat16, torch.float16),
 }
 
-# Square, for a tile and its mirror image are one.  No spills on sm_90; in "ieee" a depth of 32 spills under Triton 3.9.
+# Square, for a tile and its mirror image are one.  No spills; in "ieee", where a depth of 16 takes all 255 registers,
+# on `aligned` rows only: masks of single features and strides of any kind take too many.
 TILES = {
     "ieee": Tile(rows=128, columns=128, depth=16, warps=8, stages=3),
     "bf16": Tile(rows=128, columns=128, depth=128, warps=8, stages=3),
@@ -68,6 +71,11 @@ _INSTRUCTION = {
     "bf16": {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "gfx942": "v_mfma_f32"},
     "float64": {"sm_80": "DMMA", "sm_90": "DMMA", "sm_100": "DFMA|DMMA", "gfx942": "v_mfma_f64"},
 }
+
+
+# What may be no multiple of 16 in the layouts that variants are compiled for.  "ieee" copies rows that are not aligned.
+_UNALIGNED = ("x", "y", "n", "m", "features", "x_row", "y_row")
+_LAYOUTS = {"": (), "ragged": ("n", "m"), "unaligned": _UNALIGNED, "strided": (*_UNALIGNED, "x_column", "y_column")}
 
 
 @triton.jit
@@ -131,7 +139,8 @@ def gram_kernel(
             total = tl.where(rows[:, None] >= columns[None, :], total, tl.trans(total))
         # A tile on the diagonal has no mirror image.  (Triton 3.9's interpreter takes no scalar condition in a mask.)
         mirrored = rows < tl.where(tile_row == tile_column, 0, ROWS)
-        mirror = out + first_column * m + first_row + columns[None, :] * (one * m) + rows[:, None]
+        # Places in a tile in 32 bits, for 128 rows of any square matrix that fits a memory are shorter: 64 spill.
+        mirror = out + first_column * m + first_row + (columns[None, :] * m + rows[:, None])
         tl.store(mirror, total, mask=inside & mirrored[:, None])
     block = out + first_row * m + first_column + rows[:, None] * (one * m) + columns[None, :]
     tl.store(block, total, mask=inside)
@@ -143,28 +152,33 @@ def pinned_tile(mode: str) -> Tile:
 
 
 def variants(architecture: str = "sm_90") -> tuple[Variant, ...]:
-    """Every pinned configuration, as the launcher runs it on rows that lie dense and 16-byte aligned."""
+    """Every pinned configuration on each kind of layout that the launcher runs it on: see `_LAYOUTS`."""
     return tuple(
-        _variant(mode, dtype, symmetric, architecture)
+        _variant(mode, dtype, symmetric, layout, architecture)
         for mode, dtypes in MODES.items()
         for dtype in dtypes
-        if dtype == _loaded(dtype, mode)
+        if dtype == loaded_dtype(dtype, mode)
         for symmetric in (True, False)
+        for layout in (("", "ragged") if mode == "ieee" else _LAYOUTS)
     )
 
 
-def _variant(mode: str, dtype: torch.dtype, symmetric: bool, architecture: str) -> Variant:
+def _variant(mode: str, dtype: torch.dtype, symmetric: bool, layout: str, architecture: str) -> Variant:
     tile = _tile(mode, dtype, architecture)
-    integers = dict.fromkeys(("n", "m", "features", "x_row", "y_row"), "i32")
+    unit = {} if layout == "strided" else {"x_column": 1, "y_column": 1}
+    names = ("n", "m", "features", "x_row", "x_column", "y_row", "y_column")
+    integers = {name: "i32" for name in names if name not in unit}
+    words = ("gram", "symmetric" if symmetric else "cross", mode, str(dtype).removeprefix("torch."), layout)
     return Variant(
-        name=f"gram {'symmetric' if symmetric else 'cross'} {mode} {str(dtype).removeprefix('torch.')}",
+        name=" ".join(filter(None, words)),
         kernel=gram_kernel,
         signature={**dict.fromkeys("xy", POINTER[dtype]), "out": POINTER[_result(mode)], **integers, "bias": "fp32"},
-        constexprs={"x_column": 1, "y_column": 1, **_constants(mode, dtype, symmetric, tile)},
+        constexprs={**unit, **_constants(mode, dtype, symmetric, tile)},
         warps=tile.warps,
         stages=tile.stages,
-        divisible=("x", "y", "out", *integers),
+        divisible=tuple(name for name in ("x", "y", "out", *integers) if name not in _LAYOUTS[layout]),
         instruction=_INSTRUCTION[mode],
+        mode=mode,
     )
 
 
@@ -186,17 +200,22 @@ def gram(x: torch.Tensor, y: torch.Tensor | None = None, *, bias: bool = False, 
         ValueError: an unknown mode, other shapes, two devices, or a device on which Triton does not run here.
 
     Cost: 2 n m F operations, for y=None those of the tiles on and below the diagonal.  Fastest where rows are dense and
-    F, n, m and the row strides are multiples of 16.  In mode "float64", 16-bit inputs are copied to float32.
+    F, n, m and the row strides are multiples of 16.  In mode "ieee", rows that are not dense, or not aligned to 16
+    numbers, are copied, padded with zeros to a multiple of 16: n F float32 more.  In mode "float64", 16-bit inputs are
+    copied to float32.
     Deterministic: the bits depend on the values, the shapes and the device model only.
     """
     _check(x, x if y is None else y, mode)
-    x = _ready(x, mode)
-    right = x if y is None else _ready(y, mode)
+    sides = [loaded(side, mode) for side in (x, y) if side is not None]
+    if mode == "ieee" and not all(map(aligned, sides)):
+        sides = [padded(side) for side in sides]
+    x, right = sides[0], sides[-1]
     (n, features), m = x.shape, right.shape[0]
     out = torch.empty((n, m), dtype=_result(mode), device=x.device)
     if out.numel() == 0:
         return out
-    tile = _tile(mode, x.dtype, architecture(x.device))
+    name = architecture(x.device)
+    tile = _tile(mode, x.dtype, name)
     height, width = triton.cdiv(n, tile.rows), triton.cdiv(m, tile.columns)
     programs = height * (height + 1) // 2 if y is None else height * width
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
@@ -211,8 +230,7 @@ def gram(x: torch.Tensor, y: torch.Tensor | None = None, *, bias: bool = False, 
             *right.stride(),
             float(bias),
             **_constants(mode, x.dtype, y is None, tile),
-            num_warps=tile.warps,
-            num_stages=tile.stages,
+            **options(tile.warps, tile.stages, name),
         )
     return out
 
@@ -250,16 +268,6 @@ def _check(x: torch.Tensor, y: torch.Tensor, mode: str) -> None:
     runs_on = "cpu" if INTERPRETED else "cuda"
     if x.device != y.device or x.device.type != runs_on:
         raise ValueError(f"gram: expected tensors on one {runs_on} device, got {x.device} and {y.device}.")
-
-
-def _loaded(dtype: torch.dtype, mode: str) -> torch.dtype:
-    """The dtype the kernel loads: Triton 3.6 cannot feed its float64 matrix instruction from 16-bit loads."""
-    return torch.float32 if mode == "float64" and dtype.itemsize == 2 else dtype
-
-
-def _ready(x: torch.Tensor, mode: str) -> torch.Tensor:
-    """`x` as the kernel reads it: without the lazy negation that a pointer does not show."""
-    return x.detach().resolve_neg().to(_loaded(x.dtype, mode))
 
 
 def _result(mode: str) -> torch.dtype:

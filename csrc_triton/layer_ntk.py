@@ -29,12 +29,14 @@ import triton
 
 from csrc_triton.gram import MODES
 from csrc_triton.layer_kernel import layer_ntk_kernel
-from csrc_triton.layer_tiles import chosen_tile, constants, loaded_dtype, result_dtype
+from csrc_triton.layer_tiles import chosen_tile, constants, result_dtype
+from csrc_triton.rows import loaded, loaded_dtype
 from csrc_triton.tiles import (
     INTERPRETED,
     POINTER,
     Variant,
     architecture,
+    options,
 )
 
 _INSTRUCTION = {
@@ -96,7 +98,8 @@ _Side = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 def _launch(out: torch.Tensor, left: _Side, right: _Side, *, symmetric: bool, added: bool, mode: str) -> None:
     (a, d, mask), (a2, d2, mask2) = left, right
-    tile = chosen_tile(mode, a.dtype, architecture(a.device))
+    name = architecture(a.device)
+    tile = chosen_tile(mode, a.dtype, name)
     compiled = constants(
         mode, a.dtype, tile, d.shape[1], d2.shape[1], symmetric=symmetric, masked=(mask is not None, mask2 is not None)
     )
@@ -112,7 +115,7 @@ def _launch(out: torch.Tensor, left: _Side, right: _Side, *, symmetric: bool, ad
     lengths = (*d.shape[:3], *d2.shape[:3], a.shape[2], d.shape[3])
     with torch.cuda.device(a.device) if a.is_cuda else nullcontext():
         layer_ntk_kernel[(programs,)](
-            *pointers, out, *lengths, *strides, ADDED=added, **compiled, num_warps=tile.warps, num_stages=tile.stages
+            *pointers, out, *lengths, *strides, ADDED=added, **compiled, **options(tile.warps, tile.stages, name)
         )
 
 
@@ -145,6 +148,7 @@ def _variant(mode: str, dtype: torch.dtype, symmetric: bool, outputs: int, maske
         stages=tile.stages,
         divisible=(*pointers, "inputs", "deltas", *(n for n in integers if "_" in n and "mask" not in n)),
         instruction=_expected(mode, outputs),
+        mode=mode,
     )
 
 
@@ -176,7 +180,6 @@ def _check(a: _Several, d: _Several, masks: _Several, a2: _Several, d2: _Several
 
 
 def _ready(a: _Several, d: _Several, masks: _Several, parameter: int, mode: str) -> _Side:
-    """One parameter's factors as the kernel reads them: without the lazy negation that a pointer does not show."""
-    x, y = (part[parameter].detach().resolve_neg() for part in (a, d))
-    loaded = loaded_dtype(x.dtype, mode)
-    return x.to(loaded), y.to(loaded), masks[parameter].view(torch.uint8) if masks else None
+    """One parameter's factors as the kernel reads them."""
+    x, y = (loaded(part[parameter], mode) for part in (a, d))
+    return x, y, masks[parameter].view(torch.uint8) if masks else None

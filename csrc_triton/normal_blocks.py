@@ -1,9 +1,13 @@
 """The pinned blocks of `normal_matmul`: what a program holds on chip, and how rows and columns are shared out.
 
 A program keeps in registers w and the float64 accumulators, `features x columns` numbers of each, and a block of rows
-of x.  The product of the three lengths is bounded so that nothing spills (sm_90, Triton 3.6), dense rows provided: with
-a stride between the features their addresses take the registers.  One column of 8192 features fits too while rows are
-16-byte aligned, but not otherwise, and spills then take ptxas minutes.
+of x.  The product of the three lengths is bounded so that nothing spills, dense rows provided: with a stride between
+the features their addresses take the registers.
+
+Why 4096 features and no more: one pass means that a whole row stays on chip between its two products, and with it the
+program's w and sums.  One column of 8192 features fits too while rows are 16-byte aligned, but not otherwise, and
+spills then take ptxas minutes.  A row in parts would be read twice, which is what torch's two products do: they run
+above.
 """
 
 from __future__ import annotations
@@ -56,18 +60,20 @@ class Block:
         return (self.stages - 1) * self.rows * self.features * element_bytes + exchanged
 
 
-def columns_per_pass(features: int) -> int:
+def columns_per_pass(features: int, mode: str = "ieee", element_bytes: int = 8) -> int:
     """How many columns of w one program takes with so many features; 0 when it cannot hold even one.
 
     Up to this many columns x is read once; ceil(m / columns_per_pass) programs read it side by side for more.
     """
-    return 0 if features > MOST_FEATURES else min(MOST_COLUMNS, MOST_HELD // _power_of_two(features))
+    # Numbers of 16 bits on their way to 64 take registers too: with all of MOST_HELD they spill under Triton 3.9.
+    most = MOST_HELD // 2 if mode == "float64" and element_bytes == 2 else MOST_HELD
+    return 0 if features > MOST_FEATURES else min(MOST_COLUMNS, most // _power_of_two(features))
 
 
-def chosen_block(features: int, columns: int, mode: str) -> Block:
-    """The pinned block for `columns` columns of w, at least one."""
+def chosen_block(features: int, columns: int, mode: str, element_bytes: int = 8) -> Block:
+    """The pinned block for `columns` columns of w, at least one, and numbers of so many bytes in x."""
     width = _power_of_two(features)
-    taken = min(triton.next_power_of_2(columns), columns_per_pass(features))
+    taken = min(triton.next_power_of_2(columns), columns_per_pass(features, mode, element_bytes))
     held = width * taken
     # Rows of x share the registers with w and the accumulators, and a number in float64 takes two of them.
     narrow = 2 if mode == "ieee" else 1
@@ -82,11 +88,16 @@ def row_share(rows: int, groups: int, block: Block) -> int:
     return min(share, 1 << 30)  # a program counts its rows in 32 bits
 
 
-def pinned(mode: str) -> tuple[Block, ...]:
-    """Every block that `chosen_block` can return."""
+def pinned(mode: str, element_bytes: int = 8) -> tuple[Block, ...]:
+    """Every block that `chosen_block` can return for numbers of so many bytes."""
     widths = [LEAST_FEATURES << i for i in range((MOST_FEATURES // LEAST_FEATURES).bit_length())]
     counts = [1 << i for i in range(MOST_COLUMNS.bit_length())]
-    return tuple(chosen_block(f, m, mode) for f in widths for m in counts if m <= columns_per_pass(f))
+    return tuple(
+        chosen_block(f, m, mode, element_bytes)
+        for f in widths
+        for m in counts
+        if m <= columns_per_pass(f, mode, element_bytes)
+    )
 
 
 def _power_of_two(features: int) -> int:

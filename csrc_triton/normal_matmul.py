@@ -9,9 +9,9 @@ The working type is the mode: "float64" (every input; products of narrower input
 than float64; float32).  Either way the sums over many rows are float64, so the error of "ieee" does not grow with n.
 
 Limits.  The accumulators and w of one program live in registers: `columns_per_pass` columns at a time, none beyond
-`MOST_FEATURES` features.  More columns go to neighbouring programs, which read the same rows at the same time, so that
-the L2 cache has them for all but the first.  Two products in torch read x twice: beyond a few programs side by side
-they are the better choice, which is the caller's to make.
+`MOST_FEATURES` features (`normal_blocks` says why; torch runs above).  More columns go to neighbouring programs, which
+read the same rows at the same time, so that the L2 cache has them for all but the first.  Two products in torch read x
+twice: beyond a few programs side by side they are the better choice, which is the caller's to make.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from csrc_triton.normal_blocks import (
     pinned,
     row_share,
 )
-from csrc_triton.tiles import INTERPRETED, NUMBER, POINTER, Variant, architecture, operand
+from csrc_triton.tiles import INTERPRETED, NUMBER, POINTER, Variant, architecture, operand, options
 
 _DTYPES = {
     "ieee": (torch.float32, torch.bfloat16, torch.float16),
     "float64": (torch.float64, torch.float32, torch.bfloat16, torch.float16),
 }
 _MULTIPLY_ADD = {
-    "ieee": {"sm_80": "FFMA", "sm_90": "FFMA", "sm_100": "FFMA", "gfx942": "v_"},
+    "ieee": {"sm_80": "FFMA", "sm_90": "FFMA", "sm_100": "FFMA|FMUL", "gfx942": "v_"},
     "float64": {"sm_80": "DFMA", "sm_90": "DFMA", "sm_100": "DFMA", "gfx942": "v_fma"},
 }
 _ADDED_PARTS, _ADDED_ENTRIES = 32, 128
@@ -76,7 +76,7 @@ def _gamma(count: int, roundoff: float) -> float:
 def normal_matmul(
     x: torch.Tensor, w: torch.Tensor, *, weights: torch.Tensor | None = None, bias: bool = False, mode: str
 ) -> torch.Tensor:
-    """The product `x^T (weights * (x w))`, each row of x read once for every `columns_per_pass(F)` columns of w.
+    """The product `x^T (weights * (x w))`, each row of x read once for every `columns_per_pass` columns of w.
 
     Args:
         x: [n, F], F <= MOST_FEATURES, float64, float32, bfloat16 or float16, any strides; on a CUDA device, or on the
@@ -95,7 +95,7 @@ def normal_matmul(
         ValueError: an unknown mode, other shapes, too many features, two devices, or one on which Triton does not run.
 
     Cost: 4 n F m operations; a workspace of at most PROGRAMS x MOST_HELD float64 numbers, 17 MB (+ bias), until m
-    exceeds PROGRAMS x columns_per_pass(F).  Deterministic: see the package.
+    exceeds PROGRAMS x columns_per_pass.  Deterministic: see the package.
     """
     _check(x, w, weights, bias, mode)
     (n, features), (height, columns) = x.shape, w.shape
@@ -105,7 +105,8 @@ def normal_matmul(
     x, w = x.detach().resolve_neg(), w.detach().resolve_neg().contiguous()
     x = x if x.stride(1) == 1 else x.contiguous()
     weights = None if weights is None else weights.detach().resolve_neg()
-    block = chosen_block(features, columns, mode).fitted(x.element_size(), architecture(x.device))
+    name = architecture(x.device)
+    block = chosen_block(features, columns, mode, x.element_size()).fitted(x.element_size(), name)
     groups = triton.cdiv(columns, block.columns)
     share = row_share(n, groups, block)
     parts = triton.cdiv(n, share)
@@ -124,8 +125,7 @@ def normal_matmul(
             *w.stride(),
             0 if weights is None else weights.stride(0),
             **_constants(block, mode, weights is not None, bias),
-            num_warps=block.warps,
-            num_stages=block.stages,
+            **options(block.warps, block.stages, name),
         )
         _added[(triton.cdiv(out.numel(), _ADDED_ENTRIES),)](
             partial, out, parts, out.numel(), PARTS=_ADDED_PARTS, ENTRIES=_ADDED_ENTRIES, num_warps=4
@@ -240,7 +240,7 @@ def variants(architecture: str = "sm_90") -> tuple[Variant, ...]:
         _variant(dtype, mode, block.fitted(dtype.itemsize, architecture))
         for mode, dtypes in _DTYPES.items()
         for dtype in dtypes
-        for block in pinned(mode)
+        for block in pinned(mode, dtype.itemsize)
     )
     return (*products, *(_added_variant(mode) for mode in MODES))
 
@@ -257,6 +257,7 @@ def _variant(dtype: torch.dtype, mode: str, block: Block) -> Variant:
         stages=block.stages,
         divisible=(*pointers, "features", "x_row"),
         instruction=_MULTIPLY_ADD[mode],
+        mode=mode,
     )
 
 
@@ -269,4 +270,5 @@ def _added_variant(mode: str) -> Variant:
         warps=4,
         stages=3,
         divisible=("partial", "out"),
+        mode=mode,
     )

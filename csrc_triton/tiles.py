@@ -50,6 +50,16 @@ def architecture(device: torch.device) -> str:
     return f"sm_{major}{minor}"
 
 
+# What a thread can have on an NVIDIA device.  Left to itself, ptxas may stop at 128 or 168 and spill the rest.
+_MOST_REGISTERS = 255
+
+
+def options(warps: int, stages: int, architecture: str) -> dict[str, int]:
+    """The options that a kernel is compiled with, by its launcher and ahead of time."""
+    registers = {"maxnreg": _MOST_REGISTERS} if architecture.startswith("sm_") else {}
+    return {"num_warps": warps, "num_stages": stages, **registers}
+
+
 @dataclass(frozen=True)
 class Tile:
     """The part of a matrix product that one program holds: `rows` x `columns` of it, `depth` of the sum at a time.
@@ -96,6 +106,7 @@ class Variant:
         divisible: arguments known to be multiples of 16 (pointers: 16-byte aligned), as the launcher's usually are.
         instruction: how the multiplying instruction in the machine code starts, for each architecture that is judged;
             "DFMA|DMMA" where it depends on Triton's version.  No matrix instruction may be there when it is empty.
+        mode: the arithmetic, where a kernel has several: where not all variants are compiled, one of each is.
     """
 
     name: str
@@ -106,6 +117,7 @@ class Variant:
     stages: int
     divisible: tuple[str, ...] = ()
     instruction: dict[str, str] = field(default_factory=dict)
+    mode: str = ""
 
 
 @triton.jit

@@ -1,6 +1,6 @@
 """Compiles every pinned kernel variant for GPUs that need not be here, and judges what the compiler made of it.
 
-`python -m tests.kernels.ahead_of_time [--target sm_90 ...] [--one-per-kernel] [--write]` prints a table and exits with
+`python -m tests.kernels.ahead_of_time [--target sm_90 ...] [--one-per-mode] [--write]` prints a table and exits with
 1 when a variant does not compile in time, spills, needs more shared memory than the target has, or multiplies with
 another instruction than its author expects (float32 products must never fall onto the tensor cores' TF32).
 `--write` keeps the result in perf/results/compiled and puts the table into perf/README.md.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import os
 import pkgutil
 import sys
@@ -38,16 +39,18 @@ def kernel_modules() -> tuple[str, ...]:
     return tuple(f"csrc_triton.{n}" for n in names if "def variants(" in (folder / f"{n}.py").read_text("utf-8"))
 
 
-def cheapest(variants: Iterable[dict[str, Any]], target: str) -> list[dict[str, Any]]:
-    """For each kernel the variant with the smallest tile, of those with an expectation for the target if there are."""
-    chosen: dict[tuple[str, str], tuple[tuple[bool, int], dict[str, Any]]] = {}
+def telling(variants: Iterable[dict[str, Any]], target: str) -> list[dict[str, Any]]:
+    """For each kernel and mode the variant that asks most of the compiler, where one is judged on the target.
+
+    That is the one with the largest tile; of those with the most switches on, then with the most arguments that are no
+    known multiples of 16; then the first.
+    """
+    chosen: dict[tuple[str, str, str], tuple[tuple[bool, int, int, int], dict[str, Any]]] = {}
     for variant in variants:
-        tile = 1
-        for length in variant["tile"]:
-            tile *= max(1, length)
-        rank = (target not in variant["instruction"], tile)
-        name = (variant["module"], variant["kernel"])
-        if name not in chosen or rank < chosen[name][0]:
+        tile = math.prod(max(1, length) for length in variant["tile"])
+        rank = (target in variant["instruction"], tile, variant["switches"], variant["arguments"])
+        name = (variant["module"], variant["kernel"], variant["mode"])
+        if name not in chosen or rank > chosen[name][0]:
             chosen[name] = (rank, variant)
     return [variant for _, variant in chosen.values()]
 
@@ -56,7 +59,7 @@ def compile_all(
     modules: Sequence[str],
     targets: Sequence[str],
     *,
-    one_per_kernel: bool = False,
+    one_per_mode: bool = False,
     timeout: float = TIMEOUT,
     workers: int | None = None,
 ) -> list[Compiled]:
@@ -70,7 +73,7 @@ def compile_all(
         if "error" in listing:
             raise RuntimeError(f"{', '.join(modules)}: {listing['error']}")
         variants = listing["variants"]
-        jobs = [(v, t) for t in targets for v in (cheapest(variants, t) if one_per_kernel else variants)]
+        jobs = [(v, t) for t in targets for v in (telling(variants, t) if one_per_mode else variants)]
         waiting: SimpleQueue[int] = SimpleQueue()
         for number in range(len(jobs)):
             waiting.put(number)
@@ -119,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Compiles, prints the table and the problems, and returns 1 when there are any."""
     parser = argparse.ArgumentParser(prog="python -m tests.kernels.ahead_of_time", description=__doc__.split("\n")[0])
     parser.add_argument("--target", action="append", choices=TARGETS, help="default: sm_90; repeatable")
-    parser.add_argument("--one-per-kernel", action="store_true", help="only the smallest variant of each kernel")
+    parser.add_argument("--one-per-mode", action="store_true", help="of each only the variant that asks most")
     parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds for each variant")
     parser.add_argument("--brief", action="store_true", help="only the problems and a summary, no table")
     parser.add_argument("--write", action="store_true", help="record the result and renew the table in perf/README.md")
@@ -130,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     start = time.perf_counter()
     results = compile_all(
-        kernel_modules(), options.target or ["sm_90"], one_per_kernel=options.one_per_kernel, timeout=options.timeout
+        kernel_modules(), options.target or ["sm_90"], one_per_mode=options.one_per_mode, timeout=options.timeout
     )
     if not options.brief:
         print(compiled.text(results))

@@ -24,7 +24,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from csrc_triton.tiles import SHARED_MEMORY, Variant
+from csrc_triton.tiles import SHARED_MEMORY, Variant, options
 
 TARGETS = {
     "sm_80": ("cuda", 80, 32),
@@ -37,7 +37,8 @@ DEFAULT = "sm_90"
 # An opcode that makes up less of the program than this is left out of the mix, unless it is judged.
 LEAST_SHARE = 0.01
 MATRIX = re.compile(r"[BDHIOQ]G?MMA$|UTC\w*MMA$|v_s?mfma")
-SCALAR = re.compile(r"[DF]FMA2?$|v_(pk_)?fma")
+# Triton 3.9 multiplies and adds apart on sm_100, where it adds two numbers in one instruction.
+SCALAR = re.compile(r"[DF](FMA|MUL)2?$|v_(pk_)?fma")
 SPILL = re.compile(r"(STL|LDL)$|scratch_(load|store)")
 
 
@@ -54,7 +55,10 @@ def main(modules: list[str]) -> None:
             "variant": variant.name,
             "kernel": variant.kernel.__name__,
             "instruction": variant.instruction,
+            "mode": variant.mode,
             "tile": [value for value in variant.constexprs.values() if type(value) is int],
+            "switches": sum(value is True for value in variant.constexprs.values()),
+            "arguments": len(variant.signature) - len(variant.divisible),
         }
         for name, variants in found.items()
         for variant in variants.values()
@@ -98,8 +102,8 @@ def compiled(variant: Variant, target: str) -> Any:
     signature = {name: variant.signature.get(name, "constexpr") for name in names}
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in variant.divisible}
     source = ASTSource(variant.kernel, signature, dict(variant.constexprs), attributes)
-    options = {"num_warps": variant.warps, "num_stages": variant.stages}
-    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
+    chosen = options(variant.warps, variant.stages, target)
+    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=chosen)
 
 
 def nvidia_usage(cubin: bytes) -> dict[str, Any]:

@@ -16,8 +16,8 @@ PATIENT = 60.0  # seconds for what takes one on an idle machine
 
 
 @compiles
-def test_one_variant_of_each_kernel_is_as_its_author_expects():
-    results = ahead_of_time.compile_all(ahead_of_time.kernel_modules(), ["sm_90"], one_per_kernel=True, timeout=PATIENT)
+def test_one_variant_of_each_kernel_and_mode_is_as_its_author_expects():
+    results = ahead_of_time.compile_all(ahead_of_time.kernel_modules(), ["sm_90"], one_per_mode=True, timeout=PATIENT)
     assert results
     assert [(result.variant, result.problems) for result in results if result.problems] == []
     assert all(result.expected is not None for result in results)
@@ -66,12 +66,13 @@ def test_modules_that_cannot_be_listed_are_named(tmp_path):
 @compiles
 def test_the_command_says_what_is_wrong_and_fails(monkeypatch, capsys):
     monkeypatch.setattr(ahead_of_time, "kernel_modules", lambda: ("tests.kernels.planted",))
-    assert ahead_of_time.main(["--target", "gfx942", "--one-per-kernel"]) == 1
+    assert ahead_of_time.main(["--target", "gfx942", "--one-per-mode"]) == 1
     printed = capsys.readouterr().out
     assert "v_mfma_f32" in printed
     assert "does not compile for gfx942: CompilationError" in printed
     assert "2 compiled" in printed
-    assert "1 problems" in printed
+    assert re.search("too much shared memory for gfx942: needs [0-9]+ bytes", printed)
+    assert "2 problems" in printed
 
 
 MADE = {
@@ -127,24 +128,33 @@ def test_the_table_on_the_page_is_made_from_the_newest_record_of_each_triton(tmp
     assert [compiled.Compiled(**row) for row in json.loads(first.read_text())["rows"]] == [GOOD]
 
 
-def test_the_smallest_variant_with_an_expectation_stands_for_its_kernel():
-    def listed(name: str, kernel: str, tile: list[int], *targets: str) -> dict[str, object]:
+def test_the_variant_that_asks_most_stands_for_its_kernel_and_mode():
+    def listed(
+        name: str, mode: str, tile: list[int], switches: int, arguments: int, *targets: str
+    ) -> dict[str, object]:
         return {
             "module": "m",
-            "kernel": kernel,
+            "kernel": "gram",
             "variant": name,
+            "mode": mode,
             "tile": tile,
+            "switches": switches,
+            "arguments": arguments,
             "instruction": dict.fromkeys(targets, "HGMMA"),
         }
 
     variants = [
-        listed("large", "gram", [128, 128], "sm_90"),
-        listed("small", "gram", [64, 64], "sm_90"),
-        listed("tiny, not judged", "gram", [16, 16]),
-        listed("other", "normal", [64]),
+        listed("small", "bf16", [64, 64], 2, 9, "sm_90"),
+        listed("large", "bf16", [128, 0, 128], 1, 2, "sm_90"),
+        listed("large with switches", "bf16", [128, 128], 2, 1, "sm_90"),
+        listed("large with switches and odd lengths", "bf16", [128, 128], 2, 3, "sm_90"),
+        listed("as large", "bf16", [128, 128], 2, 3, "sm_90"),
+        listed("larger, not judged", "bf16", [256, 256], 2, 3),
+        listed("other", "ieee", [64], 0, 0),
     ]
-    assert [v["variant"] for v in ahead_of_time.cheapest(variants, "sm_90")] == ["small", "other"]
-    assert [v["variant"] for v in ahead_of_time.cheapest(variants, "sm_80")] == ["tiny, not judged", "other"]
+    asked = "large with switches and odd lengths"
+    assert [v["variant"] for v in ahead_of_time.telling(variants, "sm_90")] == [asked, "other"]
+    assert [v["variant"] for v in ahead_of_time.telling(variants, "sm_80")] == ["larger, not judged", "other"]
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_the_normal_product_adds_in_the_order_of_its_model(mode, dtype):
     for n, features, columns in ((150, 21, 3), (9, 300, 35)):
         x, w = normal(n, features, dtype=dtype), normal(features + 1, columns, seed=1, dtype=dtype)
         weights = normal(n, seed=2, dtype=dtype).abs()
-        block = chosen_block(features, columns, mode)
+        block = chosen_block(features, columns, mode, x.element_size())
         share = row_share(n, -(-columns // block.columns), block)
         held = models.NormalBlock(block.rows, block.features, block.columns, share)
         expected = models.normal_matmul(array(x, mode), array(w, mode), array(weights, mode), True, held)

@@ -6,6 +6,7 @@ every mode, so with them every entry must be the exact one.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -115,13 +116,14 @@ def test_columns_do_not_meet_and_bits_repeat():
 
 def test_the_columns_of_a_pass():
     assert [columns_per_pass(f) for f in (0, 1, 256, 257, 768, 2048, 4096)] == [32, 32, 32, 16, 8, 4, 2]
+    assert [columns_per_pass(f, "float64", 2) for f in (1, 256, 257, 4096)] == [16, 16, 8, 1]
     assert columns_per_pass(MOST_FEATURES + 1) == 0
-    for mode in MODES:
+    for mode, element_bytes in itertools.product(MODES, (2, 4, 8)):
         for features, columns in ((1, 1), (300, 5), (768, 100), (4096, 7)):
-            block = chosen_block(features, columns, mode)
-            assert block in pinned(mode)
+            block = chosen_block(features, columns, mode, element_bytes)
+            assert block in pinned(mode, element_bytes)
             assert block.features >= features
-            assert block.columns >= min(columns, columns_per_pass(features))
+            assert block.columns >= min(columns, columns_per_pass(features, mode, element_bytes))
 
 
 def test_shares_cover_the_rows_with_few_enough_programs(monkeypatch):
@@ -149,9 +151,10 @@ def test_every_variant_is_named_complete_and_fits(architecture):
     for variant in made:
         assert {*variant.signature, *variant.constexprs} == set(variant.kernel.arg_names)
         assert set(variant.divisible) <= set(variant.signature)
-    for mode in MODES:
-        for block in pinned(mode):
-            assert tiles.legal(block.fitted(8, architecture).shared_bytes(8), architecture)
+    for mode, element_bytes in itertools.product(MODES, (2, 4, 8)):
+        for block in pinned(mode, element_bytes):
+            fitted = block.fitted(element_bytes, architecture)
+            assert tiles.legal(fitted.shared_bytes(element_bytes), architecture)
 
 
 X, W = torch.zeros(2, 3, device=DEVICE), torch.zeros(3, 1, device=DEVICE)
