@@ -54,6 +54,7 @@ from ntkla.linalg.ops import gram, normal_matmul
 from ntkla.linalg.ridge import RidgeSolution, ridge_solve
 from ntkla.linalg.softmax import SoftmaxGram
 from ntkla.linalg.status import Status
+from ntkla.models.empirical import EmpiricalNTK
 
 __version__ = "0.1.0"
 
@@ -67,6 +68,7 @@ __all__ = [
     "DeviceError",
     "DtypeError",
     "Eigenmodes",
+    "EmpiricalNTK",
     "FeatureModes",
     "Forgetting",
     "ForgettingReport",

@@ -1,4 +1,4 @@
-"""What torch modules give to a forecast: their features."""
+"""What torch modules give: their features to a forecast, and their tangent kernel."""
 
 from ntkla.models.extraction import Features, features
 

@@ -63,6 +63,15 @@ def batches(loader: Iterable[Any]) -> Iterator[Batch]:
         yield _batch(f"batch {number} (the first is 0)", item)
 
 
+def one_batch(name: str, inputs: Any) -> Batch:
+    """Inputs without labels, a tensor, a tuple of positional arguments or a mapping, as a batch of that name.
+
+    Raises:
+        ArgumentError: inputs in another form.
+    """
+    return _batch(name, (inputs,))
+
+
 def samples_in(loader: object) -> int | None:
     """How many samples a loader will give, as far as it tells: an estimate to allocate and to report by."""
     source = getattr(loader, "dataset", None)
