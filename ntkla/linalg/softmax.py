@@ -167,4 +167,4 @@ class SoftmaxGram(LinearOperator):
         before = weight * first + largest * of_gram
         norms_after = math.sqrt(self.samples) + norm_upper(g) * reached + of_gram
         last = self.root.rounding(weight * reached + largest * of_gram, norms_after)
-        return torch.where(of_gram.isinf(), math.inf, rounded_up(before + last))
+        return rounded_up(before + last)
