@@ -179,6 +179,7 @@ def _variant(mode: str, dtype: torch.dtype, symmetric: bool, layout: str, archit
         divisible=tuple(name for name in ("x", "y", "out", *integers) if name not in _LAYOUTS[layout]),
         instruction=_INSTRUCTION[mode],
         mode=mode,
+        all_registers=True,
     )
 
 
@@ -230,7 +231,7 @@ def gram(x: torch.Tensor, y: torch.Tensor | None = None, *, bias: bool = False, 
             *right.stride(),
             float(bias),
             **_constants(mode, x.dtype, y is None, tile),
-            **options(tile.warps, tile.stages, name),
+            **options(tile.warps, tile.stages, name, all_registers=True),
         )
     return out
 

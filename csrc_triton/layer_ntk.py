@@ -29,7 +29,7 @@ import triton
 
 from csrc_triton.gram import MODES
 from csrc_triton.layer_kernel import layer_ntk_kernel
-from csrc_triton.layer_tiles import chosen_tile, constants, result_dtype
+from csrc_triton.layer_tiles import chosen_tile, constants, result_dtype, takes_all_registers
 from csrc_triton.rows import loaded, loaded_dtype
 from csrc_triton.tiles import (
     INTERPRETED,
@@ -103,6 +103,7 @@ def _launch(out: torch.Tensor, left: _Side, right: _Side, *, symmetric: bool, ad
     compiled = constants(
         mode, a.dtype, tile, d.shape[1], d2.shape[1], symmetric=symmetric, masked=(mask is not None, mask2 is not None)
     )
+    launched = options(tile.warps, tile.stages, name, all_registers=takes_all_registers(mode))
     height = triton.cdiv(d.shape[0], compiled["SAMPLES"]) * triton.cdiv(d.shape[1], compiled["OUTPUTS"])
     width = triton.cdiv(d2.shape[0], compiled["SAMPLES2"]) * triton.cdiv(d2.shape[1], compiled["OUTPUTS2"])
     programs = height * (height + 1) // 2 if symmetric else height * width
@@ -114,9 +115,7 @@ def _launch(out: torch.Tensor, left: _Side, right: _Side, *, symmetric: bool, ad
     pointers = (a, d, a if mask is None else mask, a2, d2, a2 if mask2 is None else mask2)
     lengths = (*d.shape[:3], *d2.shape[:3], a.shape[2], d.shape[3])
     with torch.cuda.device(a.device) if a.is_cuda else nullcontext():
-        layer_ntk_kernel[(programs,)](
-            *pointers, out, *lengths, *strides, ADDED=added, **compiled, **options(tile.warps, tile.stages, name)
-        )
+        layer_ntk_kernel[(programs,)](*pointers, out, *lengths, *strides, ADDED=added, **compiled, **launched)
 
 
 def variants(architecture: str = "sm_90") -> tuple[Variant, ...]:
@@ -149,6 +148,7 @@ def _variant(mode: str, dtype: torch.dtype, symmetric: bool, outputs: int, maske
         divisible=(*pointers, "inputs", "deltas", *(n for n in integers if "_" in n and "mask" not in n)),
         instruction=_expected(mode, outputs),
         mode=mode,
+        all_registers=takes_all_registers(mode),
     )
 
 

@@ -45,6 +45,11 @@ def chosen_tile(mode: str, dtype: torch.dtype, architecture: str) -> Tile:
     return tile.fitted(dtype.itemsize, architecture)
 
 
+def takes_all_registers(mode: str) -> bool:
+    """See `tiles.options`: on sm_100 "ieee" would spill with all of them, and "bf16" spills without."""
+    return mode != "ieee"
+
+
 def constants(
     mode: str,
     dtype: torch.dtype,

@@ -125,7 +125,7 @@ def normal_matmul(
             *w.stride(),
             0 if weights is None else weights.stride(0),
             **_constants(block, mode, weights is not None, bias),
-            **options(block.warps, block.stages, name),
+            **options(block.warps, block.stages, name, all_registers=True),
         )
         _added[(triton.cdiv(out.numel(), _ADDED_ENTRIES),)](
             partial, out, parts, out.numel(), PARTS=_ADDED_PARTS, ENTRIES=_ADDED_ENTRIES, num_warps=4
@@ -258,6 +258,7 @@ def _variant(dtype: torch.dtype, mode: str, block: Block) -> Variant:
         divisible=(*pointers, "features", "x_row"),
         instruction=_MULTIPLY_ADD[mode],
         mode=mode,
+        all_registers=True,
     )
 
 

@@ -50,13 +50,17 @@ def architecture(device: torch.device) -> str:
     return f"sm_{major}{minor}"
 
 
-# What a thread can have on an NVIDIA device.  Left to itself, ptxas may stop at 128 or 168 and spill the rest.
+# What a thread can have on an NVIDIA device.
 _MOST_REGISTERS = 255
 
 
-def options(warps: int, stages: int, architecture: str) -> dict[str, int]:
-    """The options that a kernel is compiled with, by its launcher and ahead of time."""
-    registers = {"maxnreg": _MOST_REGISTERS} if architecture.startswith("sm_") else {}
+def options(warps: int, stages: int, architecture: str, *, all_registers: bool = False) -> dict[str, int]:
+    """The options that a kernel is compiled with, by its launcher and ahead of time.
+
+    Left to itself ptxas may stop at 128 or 168 registers and spill the rest; allowed `all_registers`, it may take so
+    many in long kernels that it spills where it did not.  So each kernel says which.
+    """
+    registers = {"maxnreg": _MOST_REGISTERS} if all_registers and architecture.startswith("sm_") else {}
     return {"num_warps": warps, "num_stages": stages, **registers}
 
 
@@ -102,7 +106,7 @@ class Variant:
         kernel: the `triton.jit` function.
         signature: Triton's type of every argument that is no compile-time constant, such as {"x": "*fp32", "n": "i32"}.
         constexprs: the value of every compile-time constant, and of arguments that are compiled in (a stride of 1).
-        warps, stages: options of the compilation.
+        warps, stages, all_registers: see `options`.
         divisible: arguments known to be multiples of 16 (pointers: 16-byte aligned), as the launcher's usually are.
         instruction: how the multiplying instruction in the machine code starts, for each architecture that is judged;
             "DFMA|DMMA" where it depends on Triton's version.  No matrix instruction may be there when it is empty.
@@ -118,6 +122,7 @@ class Variant:
     divisible: tuple[str, ...] = ()
     instruction: dict[str, str] = field(default_factory=dict)
     mode: str = ""
+    all_registers: bool = False
 
 
 @triton.jit

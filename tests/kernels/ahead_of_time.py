@@ -93,7 +93,9 @@ def compile_all(
 def _compiled(variant: dict[str, Any], target: str, version: str, made: dict[str, Any]) -> Compiled:
     """A variant that names no matrix instruction for any target must have none."""
     expected = variant["instruction"].get(target, None if variant["instruction"] else "")
-    return Compiled(variant["module"], variant["kernel"], variant["variant"], target, version, expected, made)
+    return Compiled(
+        variant["module"], variant["kernel"], variant["variant"], target, version, expected, made, variant["mode"]
+    )
 
 
 def _work(

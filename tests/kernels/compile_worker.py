@@ -102,7 +102,7 @@ def compiled(variant: Variant, target: str) -> Any:
     signature = {name: variant.signature.get(name, "constexpr") for name in names}
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in variant.divisible}
     source = ASTSource(variant.kernel, signature, dict(variant.constexprs), attributes)
-    chosen = options(variant.warps, variant.stages, target)
+    chosen = options(variant.warps, variant.stages, target, all_registers=variant.all_registers)
     return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=chosen)
 
 

@@ -24,6 +24,7 @@ class Compiled:
         expected: how the name of the multiplying instruction starts, with alternatives between bars; "" when there
             must be no matrix instruction, None when that is not judged.
         made: the answer of `compile_worker`.
+        mode: the arithmetic, where the kernel has several.
     """
 
     module: str
@@ -33,6 +34,7 @@ class Compiled:
     triton: str
     expected: str | None
     made: dict[str, Any]
+    mode: str = ""
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -88,20 +90,38 @@ def text(results: Sequence[Compiled]) -> str:
     return "\n".join(lines)
 
 
+SUMMARY = ("kernel", "mode", "target", "variants", "registers", "shared memory", "products")
+
+
+def summary(results: Sequence[Compiled]) -> list[tuple[str, ...]]:
+    """Rows for a page: the variants of each kernel, mode and target together, with the most that any of them takes."""
+    groups: dict[tuple[str, str, str], list[Compiled]] = {}
+    for result in results:
+        groups.setdefault((result.kernel, result.mode, result.target), []).append(result)
+    rows = []
+    for (kernel, mode, target), members in groups.items():
+        made = [member.made for member in members if "error" not in member.made]
+        products = sorted({name for each in made for name in each["products"]})
+        most = [str(max((each[what] for each in made), default="")) for what in ("registers", "shared")]
+        rows.append((kernel.strip("_"), mode, target, str(len(members)), *most, ", ".join(products)))
+    return rows
+
+
 def markdown(record: dict[str, Any]) -> str:
-    """The table of a record, for a page."""
+    """The summary of a record, for a page, and the variants that are not as expected."""
     results = [Compiled(**row) for row in record["rows"]]
-    bad = sum(bool(result.problems) for result in results)
-    verdict = "none spills, each fits and multiplies as expected" if not bad else f"{bad} are not as expected"
+    bad = [f"- {r.variant} for {r.target}: {'; '.join(r.problems)}" for r in results if r.problems]
+    verdict = "none spills, each fits and multiplies as expected" if not bad else f"{len(bad)} are not as expected"
     return "\n".join(
         [
             f"#### Triton {record['triton']}",
             "",
             f"{len(results)} compiled {record['time']} at commit {record['commit']}: {verdict}.",
+            *bad,
             "",
-            "| " + " | ".join(HEADINGS) + " |",
-            "|---" * len(HEADINGS) + "|",
-            *("| " + " | ".join(cells(result)) + " |" for result in results),
+            "| " + " | ".join(SUMMARY) + " |",
+            "|---" * len(SUMMARY) + "|",
+            *("| " + " | ".join(row) + " |" for row in summary(results)),
         ]
     )
 
@@ -112,10 +132,15 @@ def write(results: Sequence[Compiled], directory: Path = RECORDS, page: Path = P
     version = results[0].triton
     path = directory / f"{moment}-triton-{version}.json"
     directory.mkdir(parents=True, exist_ok=True)
-    record = {"time": moment, "triton": version, "commit": machine.commit(), "rows": [asdict(r) for r in results]}
+    record: dict[str, Any] = {
+        "time": moment,
+        "triton": version,
+        "commit": machine.commit(),
+        "rows": [asdict(r) for r in results],
+    }
     with path.open("x") as file:
-        json.dump(record, file, indent=1)
-        file.write("\n")
+        rows = ",\n".join(json.dumps(row) for row in record.pop("rows"))  # a line for each
+        file.write(json.dumps(record)[:-1] + f', "rows": [\n{rows}\n]}}\n')
     newest = {kept["triton"]: kept for kept in (json.loads(p.read_text()) for p in sorted(directory.glob("*.json")))}
     tables.replace(page, "\n\n".join(markdown(newest[version]) for version in sorted(newest)), BEGIN, END)
     return path

@@ -122,9 +122,10 @@ def test_the_table_on_the_page_is_made_from_the_newest_record_of_each_triton(tmp
     compiled.write([bad], tmp_path / "records", page)
     text = page.read_text()
     assert text.startswith(f"before\n{compiled.BEGIN}\n#### Triton 3.6.0\n")
-    assert "| gram bf16 | sm_90 | 61 | 0 B, 0 | 16 of 227 KiB | HGMMA 2 | 216 |" in text
+    assert "| kernel |  | sm_90 | 1 | 61 | 16384 | HGMMA |" in text
     assert "none spills" in text.split("3.9.0")[0]
     assert "1 are not as expected" in text.split("3.9.0")[1]
+    assert "- gram spilt for sm_90: spills: 4 instructions, 0 bytes of stack" in text.split("3.9.0")[1]
     assert [compiled.Compiled(**row) for row in json.loads(first.read_text())["rows"]] == [GOOD]
 
 
