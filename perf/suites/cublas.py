@@ -11,6 +11,7 @@ import ctypes.util
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -51,7 +52,8 @@ def syrk(x: torch.Tensor) -> Triangle:
     return Triangle(out, lower=False)
 
 
-def _function(dtype: torch.dtype) -> tuple[ctypes._NamedFuncPointer, type[ctypes.c_float] | type[ctypes.c_double]]:
+def _function(dtype: torch.dtype) -> tuple[Any, type[Any]]:
+    """The routine of a type, with its signature, and the type's name in C."""
     name, number = _SYMBOL[dtype]
     library = _library()
     if not hasattr(library, name):
