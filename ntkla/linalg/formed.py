@@ -17,8 +17,8 @@ from ntkla.linalg.ops import gram
 from ntkla.linalg.primitive import arithmetic
 from ntkla.linalg.weights import SampleWeights
 
-# What the kernel sums in one launch: in mode "float64" 16-bit numbers are copied to float32 first.
-_SUMMED = 2**14
+# Features in one launch, 128 MiB in float64: weighted rows are copies, and so are 16-bit ones for mode "float64".
+_SLAB_ENTRIES = 2**24
 
 
 class Formed(NamedTuple):
@@ -39,8 +39,9 @@ def formed_normal_matrix(design: DesignMatrix, weights: SampleWeights | None, dt
         matrix = normal_matrix(design, weights).matrix if double else float32_normal_matrix(design, weights)
         return Formed(matrix, None)
     matrix = torch.zeros((design.columns, design.columns), dtype=dtype, device=design.device)
-    for start in range(0, design.rows, _SUMMED):
-        rows = slice(start, start + _SUMMED)
+    step = max(1, _SLAB_ENTRIES // design.columns)
+    for start in range(0, design.rows, step):
+        rows = slice(start, start + step)
         if weights is None:
             _add_squares(matrix, design.features[rows], design.bias, double)
         else:
@@ -59,7 +60,7 @@ def formed_gram_matrix(design: DesignMatrix) -> Formed:
     if not _gram_wanted(design.features, True):
         return Formed(gram_matrix(design).matrix, None)
     matrix = torch.zeros((design.rows, design.rows), dtype=torch.float64, device=design.device)
-    for columns in torch.split(design.features, _SUMMED, dim=1):
+    for columns in torch.split(design.features, max(1, _SLAB_ENTRIES // design.rows), dim=1):
         matrix += gram(columns, precision="float64")
     return Formed(matrix.add_(float(design.bias)), last_dispatch())
 

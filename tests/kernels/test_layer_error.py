@@ -61,7 +61,7 @@ def test_the_error_is_within_its_bound(data):
 def lost_parts(mode: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Vectors whose inner product is a one, and then in each block half a unit in its last place: lost when added."""
     depth, result = pinned_tile(mode).depth, torch.float64 if mode == "float64" else torch.float32
-    x = torch.zeros(4 * depth * depth, dtype=dtype, device=DEVICE)
+    x = torch.zeros(2 * depth * depth, dtype=dtype, device=DEVICE)
     x[::depth] = UNIT_ROUNDOFF[result]
     y = (x != 0).to(dtype)
     x[0] = 1.0

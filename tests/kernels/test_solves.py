@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 
 import ntkla
-from ntkla.linalg import dispatch, errors, kernels
+from ntkla.linalg import dispatch, errors, formed, kernels
 from ntkla.linalg.precision import SHORT_CHAIN
 from ntkla.testing import FeatureSpec, Problem, RidgeProblem, ridge_problems
 from tests.kernels.draws import DEVICE
@@ -58,6 +58,17 @@ def test_ridge_solve_is_certified_through_the_kernels(name):
     assert " of " not in in_torch.diagnostics.factor
     difference = (by_kernels.solution - in_torch.solution).abs()
     assert bool((difference <= (by_kernels.error_bound + in_torch.error_bound) * SHORT_CHAIN).all())
+
+
+@pytest.mark.parametrize("name", ["bfloat16, weighted", "dual"])
+def test_matrices_are_summed_over_slabs(name, monkeypatch):
+    monkeypatch.setattr(formed, "_SLAB_ENTRIES", 64)
+    mode, problem = RIDGES[name]
+    with ntkla.backend("triton"):
+        solution = solve(problem)
+    judge_ridge(problem, solution)
+    assert solution.status.certified
+    assert solution.diagnostics.factor.endswith(f" of triton:gram:{mode}")
 
 
 def test_corrections_go_through_the_one_pass_kernel():
