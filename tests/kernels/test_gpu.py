@@ -84,8 +84,8 @@ def jacobian(a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor | None = None)
 def test_results_beyond_two_to_the_31_entries_have_the_exact_entries(place):
     """On both sides of the diagonal, where the last tile is written and where its mirror image is."""
     n = 47001 if place == GPU else 41
-    if place == GPU and torch.cuda.mem_get_info()[0] < 6 * n * n:
-        pytest.skip("needs 13 GB of free device memory")
+    if place == GPU and torch.cuda.mem_get_info()[0] < 7 * n * n:
+        pytest.skip("needs 16 GB of free device memory")
     x = whole(n, 3, dtype=torch.bfloat16)
     computed, last = gram(x, mode="bf16"), x[-129:].double()
     assert torch.equal(computed[-129:].double(), last @ x.double().T)
