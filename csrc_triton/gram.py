@@ -73,9 +73,11 @@ _INSTRUCTION = {
 }
 
 
-# What may be no multiple of 16 in the layouts that variants are compiled for.  "ieee" copies rows that are not aligned.
+# What may be no multiple of 16 in the layouts that variants are compiled for.
 _UNALIGNED = ("x", "y", "n", "m", "features", "x_row", "y_row")
 _LAYOUTS = {"": (), "ragged": ("n", "m"), "unaligned": _UNALIGNED, "strided": (*_UNALIGNED, "x_column", "y_column")}
+# Which of them a mode meets: the others would spill, and are copied.
+_MET = {"ieee": ("", "ragged"), "bf16": tuple(_LAYOUTS), "float64": ("", "ragged", "unaligned")}
 
 
 @triton.jit
@@ -159,7 +161,7 @@ def variants(architecture: str = "sm_90") -> tuple[Variant, ...]:
         for dtype in dtypes
         if dtype == loaded_dtype(dtype, mode)
         for symmetric in (True, False)
-        for layout in (("", "ragged") if mode == "ieee" else _LAYOUTS)
+        for layout in _MET[mode]
     )
 
 
@@ -203,13 +205,15 @@ def gram(x: torch.Tensor, y: torch.Tensor | None = None, *, bias: bool = False, 
     Cost: 2 n m F operations, for y=None those of the tiles on and below the diagonal.  Fastest where rows are dense and
     F, n, m and the row strides are multiples of 16.  In mode "ieee", rows that are not dense, or not aligned to 16
     numbers, are copied, padded with zeros to a multiple of 16: n F float32 more.  In mode "float64", 16-bit inputs are
-    copied to float32.
+    copied to float32, and rows that are not dense are copied too.
     Deterministic: the bits depend on the values, the shapes and the device model only.
     """
     _check(x, x if y is None else y, mode)
     sides = [loaded(side, mode) for side in (x, y) if side is not None]
     if mode == "ieee" and not all(map(aligned, sides)):
         sides = [padded(side) for side in sides]
+    elif mode == "float64":
+        sides = [side if side.stride(1) == 1 else side.contiguous() for side in sides]
     x, right = sides[0], sides[-1]
     (n, features), m = x.shape, right.shape[0]
     out = torch.empty((n, m), dtype=_result(mode), device=x.device)
