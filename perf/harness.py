@@ -96,11 +96,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Specification:
-    """A case by name, built only when it runs so that its inputs do not outlive it."""
+    """A case by name, built only when it runs so that its inputs do not outlive it.
+
+    Attributes:
+        seconds: about how long one contender may be timed for.
+    """
 
     name: str
     parameters: dict[str, Any]
     build: Callable[[], Case]
+    seconds: float = SECONDS
 
 
 @dataclass
@@ -147,7 +152,8 @@ def run(specification: Specification, ceilings: dict[str, float], device: torch.
         gc.collect()
         right = [c for c in case.contenders if rows[c.name].status == NOT_TIMED]
         warm = {c.name: _clocked(c, device)[0] if c.compiles else first[c.name] for c in right}
-        _time(right, rows, {name: planned_runs(seconds, pace) for name, seconds in warm.items()}, pace, device)
+        planned = {name: planned_runs(seconds, pace, specification.seconds) for name, seconds in warm.items()}
+        _time(right, rows, planned, pace, device)
         _derive(case.contenders, rows, ceilings)
     for name, reason in case.skipped.items():
         rows[name] = Row(specification.name, name, False, SKIPPED, reason)
@@ -193,11 +199,11 @@ def _clocked(contender: Contender, device: torch.device) -> tuple[float, Any]:
         return begin.elapsed_time(end) * 1e-3, answer
 
 
-def planned_runs(seconds: float, pace: Pace) -> int:
-    """How often a contender that takes this long is run."""
+def planned_runs(seconds: float, pace: Pace, patience: float = SECONDS) -> int:
+    """How often a contender that takes this long is run, in about `patience` seconds."""
     if seconds > LONG:
         return max(1, min(LEAST_RUNS, int(LEAST_RUNS * LONG / seconds)))
-    return max(LEAST_RUNS, min(pace.most_runs, int(SECONDS / max(seconds, 1e-9))))
+    return max(LEAST_RUNS, min(pace.most_runs, int(patience / max(seconds, 1e-9))))
 
 
 def _time(

@@ -17,7 +17,7 @@ from perf.judges import BLOCK, Entries, Judge, places
 from perf.precisions import ROUNDOFF
 from perf.suites import layer_contenders
 from perf.suites.layer_contenders import Problem
-from perf.suites.primitives import DTYPES, drawn
+from perf.suites.primitives import DTYPES, PATIENCE, drawn
 
 BASELINE = "torch, Gram products, float32"
 MEMORY = False  # a reason names what does not fit
@@ -59,7 +59,7 @@ def settings(size: str, kind: str) -> list[Setting]:
 def specifications(size: str, device: torch.device) -> list[Specification]:
     """The suite's cases, not yet built."""
     return [
-        Specification(s.name, _parameters(s), partial(build, s, device, size == "full"))
+        Specification(s.name, _parameters(s), partial(build, s, device, size == "full"), PATIENCE)
         for s in settings(size, device.type)
     ]
 

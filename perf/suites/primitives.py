@@ -17,6 +17,7 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 # What a precision of ntkla multiplies in.
 ARITHMETIC = {"float64": "float64", "ieee": "float32", "bf16": "bfloat16"}
 RESULT = {"float64": torch.float64, "ieee": torch.float32, "bf16": torch.float32}
+PATIENCE = 4.0  # seconds for each of many cases' many contenders
 COMPILED = "torch.compile, inductor"
 
 
