@@ -19,7 +19,7 @@ Compiler hazards met (Triton 3.6.0 and 3.9.0; each is avoided where it is named,
     - 3.6.0's compiler crashes where 16-bit loads feed the float64 matrix instruction: `rows.loaded_dtype`.  It has also
       crashed on some masks of float64 operands' loads; those of the pinned variants compile.
     - "ieee" products of a 128 x 128 tile take all 255 registers at a depth of 16, and a depth of 32 spills.  Masks of
-      single features and strides that are no multiples of 16 spill too: `rows.padded`.
+      single features and strides that are no multiples of 16 spill too, "bf16" with them on gfx942: `rows.padded`.
     - Left to itself, ptxas may stop at 128 or 168 registers and spill the rest: `tiles.options`.
     - Places in a tile in 64 bits cost two registers each: 32 bits where the size of the matrix allows it.
     - Whether 16-bit or float64 variants spill changes with warps and stages, and from one Triton to the next.

@@ -54,8 +54,8 @@ MODES = {
     "float64": (torch.float64, torch.float32, torch.bfloat16, torch.float16),
 }
 
-# Square, for a tile and its mirror image are one.  No spills; in "ieee", where a depth of 16 takes all 255 registers,
-# on `aligned` rows only: masks of single features and strides of any kind take too many.
+# Square, for a tile and its mirror image are one.  No spills; in "ieee" and, on gfx942, in "bf16" on `aligned` rows
+# only: masks of single features and strides of any kind take too many registers.
 TILES = {
     "ieee": Tile(rows=128, columns=128, depth=16, warps=8, stages=3),
     "bf16": Tile(rows=128, columns=128, depth=128, warps=8, stages=3),
@@ -73,11 +73,13 @@ _INSTRUCTION = {
 }
 
 
-# What may be no multiple of 16 in the layouts that variants are compiled for.
-_UNALIGNED = ("x", "y", "n", "m", "features", "x_row", "y_row")
-_LAYOUTS = {"": (), "ragged": ("n", "m"), "unaligned": _UNALIGNED, "strided": (*_UNALIGNED, "x_column", "y_column")}
-# Which of them a mode meets: the others would spill, and are copied.
-_MET = {"ieee": ("", "ragged"), "bf16": tuple(_LAYOUTS), "float64": ("", "ragged", "unaligned")}
+# What may be no multiple of 16 in the layouts that each mode meets: rows of others would spill, and are copied.
+_RAGGED, _UNALIGNED = ("n", "m"), ("x", "y", "n", "m", "features", "x_row", "y_row")
+_LAYOUTS = {
+    "ieee": {"": (), "ragged": _RAGGED},
+    "bf16": {"": (), "ragged": _RAGGED},
+    "float64": {"": (), "ragged": _RAGGED, "unaligned": _UNALIGNED},
+}
 
 
 @triton.jit
@@ -161,24 +163,22 @@ def variants(architecture: str = "sm_90") -> tuple[Variant, ...]:
         for dtype in dtypes
         if dtype == loaded_dtype(dtype, mode)
         for symmetric in (True, False)
-        for layout in _MET[mode]
+        for layout in _LAYOUTS[mode]
     )
 
 
 def _variant(mode: str, dtype: torch.dtype, symmetric: bool, layout: str, architecture: str) -> Variant:
     tile = _tile(mode, dtype, architecture)
-    unit = {} if layout == "strided" else {"x_column": 1, "y_column": 1}
-    names = ("n", "m", "features", "x_row", "x_column", "y_row", "y_column")
-    integers = {name: "i32" for name in names if name not in unit}
+    integers = dict.fromkeys(("n", "m", "features", "x_row", "y_row"), "i32")
     words = ("gram", "symmetric" if symmetric else "cross", mode, str(dtype).removeprefix("torch."), layout)
     return Variant(
         name=" ".join(filter(None, words)),
         kernel=gram_kernel,
         signature={**dict.fromkeys("xy", POINTER[dtype]), "out": POINTER[_result(mode)], **integers, "bias": "fp32"},
-        constexprs={**unit, **_constants(mode, dtype, symmetric, tile)},
+        constexprs={"x_column": 1, "y_column": 1, **_constants(mode, dtype, symmetric, tile)},
         warps=tile.warps,
         stages=tile.stages,
-        divisible=tuple(name for name in ("x", "y", "out", *integers) if name not in _LAYOUTS[layout]),
+        divisible=tuple(name for name in ("x", "y", "out", *integers) if name not in _LAYOUTS[mode][layout]),
         instruction=_INSTRUCTION[mode],
         mode=mode,
         all_registers=True,
@@ -203,17 +203,17 @@ def gram(x: torch.Tensor, y: torch.Tensor | None = None, *, bias: bool = False, 
         ValueError: an unknown mode, other shapes, two devices, or a device on which Triton does not run here.
 
     Cost: 2 n m F operations, for y=None those of the tiles on and below the diagonal.  Fastest where rows are dense and
-    F, n, m and the row strides are multiples of 16.  In mode "ieee", rows that are not dense, or not aligned to 16
-    numbers, are copied, padded with zeros to a multiple of 16: n F float32 more.  In mode "float64", 16-bit inputs are
-    copied to float32, and rows that are not dense are copied too.
+    F, n, m and the row strides are multiples of 16.  Rows that are not dense are copied: n F numbers more; but for mode
+    "float64" also rows that are not aligned to 16 numbers, padded with zeros.  Mode "float64" copies 16-bit inputs to
+    float32.
     Deterministic: the bits depend on the values, the shapes and the device model only.
     """
     _check(x, x if y is None else y, mode)
     sides = [loaded(side, mode) for side in (x, y) if side is not None]
-    if mode == "ieee" and not all(map(aligned, sides)):
-        sides = [padded(side) for side in sides]
-    elif mode == "float64":
+    if mode == "float64":
         sides = [side if side.stride(1) == 1 else side.contiguous() for side in sides]
+    elif not all(map(aligned, sides)):
+        sides = [padded(side) for side in sides]
     x, right = sides[0], sides[-1]
     (n, features), m = x.shape, right.shape[0]
     out = torch.empty((n, m), dtype=_result(mode), device=x.device)

@@ -1,4 +1,4 @@
-"""Rows reach the float32 Gram kernel aligned, copied only where they are not, and a copy changes no bit."""
+"""Rows reach the Gram kernel aligned, copied only where they are not, and a copy changes no bit."""
 
 from __future__ import annotations
 
@@ -62,19 +62,30 @@ class Recorder:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_float32_kernel_gets_aligned_rows_of_every_layout_and_returns_the_same_bits(layout, monkeypatch):
-    x, y = normal(9, 2 * ALIGNED), normal(5, 2 * ALIGNED, seed=1)
+@pytest.mark.parametrize("mode", ["ieee", "bf16"])
+def test_the_kernel_gets_aligned_rows_of_every_layout_and_returns_the_same_bits(mode, layout, monkeypatch):
+    dtype = gram_module.MODES[mode][0]
+    x, y = normal(9, 2 * ALIGNED, dtype=dtype), normal(5, 2 * ALIGNED, seed=1, dtype=dtype)
     x[:, -3:] = 0.0
     given = laid_out(x, layout)
     x = given.contiguous().clone()
     recorder = Recorder(gram_module.gram_kernel)
     monkeypatch.setattr(gram_module, "gram_kernel", recorder)
-    expected = gram(x, y, mode="ieee")
+    expected = gram(x, y, mode=mode)
     left, right = recorder.sides.pop()
     assert (left.data_ptr(), right.data_ptr()) == (x.data_ptr(), y.data_ptr())
-    assert torch.equal(gram(given, y, mode="ieee"), expected)
-    assert torch.equal(gram(given[:, :-3], y[:, :-3], mode="ieee"), expected)
-    assert torch.equal(gram(y, given, mode="ieee"), gram(y, x, mode="ieee"))
-    assert torch.equal(gram(given, mode="ieee"), gram(x, mode="ieee"))
+    assert torch.equal(gram(given, y, mode=mode), expected)
+    assert torch.equal(gram(given[:, :-3], y[:, :-3], mode=mode), expected)
+    assert torch.equal(gram(y, given, mode=mode), gram(y, x, mode=mode))
+    assert torch.equal(gram(given, mode=mode), gram(x, mode=mode))
     assert len(recorder.sides) == 6
     assert all(aligned(side) for pair in recorder.sides for side in pair)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_float64_kernel_gets_dense_rows_of_every_layout(layout, monkeypatch):
+    given = laid_out(normal(9, 7), layout)
+    recorder = Recorder(gram_module.gram_kernel)
+    monkeypatch.setattr(gram_module, "gram_kernel", recorder)
+    assert torch.equal(gram(given, mode="float64"), gram(given.contiguous(), mode="float64"))
+    assert all(side.stride(1) == 1 for pair in recorder.sides for side in pair)
