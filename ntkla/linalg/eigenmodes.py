@@ -1,15 +1,10 @@
-"""The leading eigenpairs of a Gram matrix by one dense decomposition of its smaller side, with certified enclosures.
+"""The leading eigenpairs of a positive semidefinite operator, with what is proved about them: the door and its routes.
 
-`G = Phi Phi^T` (n x n) and `S = Phi^T Phi` (columns x columns) share their non-zero eigenvalues.  The smaller of the
-two is formed in float64 and decomposed completely, so the enclosure covers the whole spectrum: no eigenvalue can be
-missed and no copy of a multiple one can be lost or invented.
-
-From S the eigenvectors of G are u = Phi v / sigma.  For a tiny sigma that quotient is rounding noise, so the columns
-Phi v, in descending order of sigma, go through one Householder QR instead: it leaves the directions of the well-defined
-ones as they are, makes every column orthogonal to those before it, and completes the basis where Phi v vanishes.
-What came out is then judged through the features, whatever way it was made.
-
-Derivations of the bounds: `certificates.py`, `normal.py`; the small side: `small_side.py`.
+- features, or operators made of them: a direct decomposition of the smaller side (`full_modes.py`) or Lanczos on it
+  (`feature_lanczos.py`), whichever `eigen_cost.py` says is cheaper; Lanczos that takes longer than the other would have
+  gives way to it.  Both routes are judged by the same product with the features.
+- a Kronecker kernel is solved through its factor: an eigenvalue of G counts once for each output.
+- any other operator: Lanczos on its products, or all of them where it is small (`operator_modes.py`).
 """
 
 from __future__ import annotations
@@ -19,15 +14,37 @@ import dataclasses
 import torch
 
 from ntkla.linalg import checks
-from ntkla.linalg.certificates import gram_residual_norms, orthogonality_defect
+from ntkla.linalg.completeness import PROOFS
 from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.eigen_cost import ROUTES, eigen_cost, full_memory, lanczos_memory
 from ntkla.linalg.errors import ArgumentError, DtypeError
+from ntkla.linalg.feature_lanczos import FeatureLanczos
+from ntkla.linalg.foreign import as_operator
+from ntkla.linalg.full_modes import full_modes
 from ntkla.linalg.kronecker import KroneckerGram
+from ntkla.linalg.lanczos_search import Progress, basis_columns, default_block, has_room
 from ntkla.linalg.linear_operator import LinearOperator
 from ntkla.linalg.modes import Eigenmodes, Spectrum
+from ntkla.linalg.operator_modes import dense_modes, lanczos_modes
 from ntkla.linalg.operators import GramOperator
-from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, TINY64, U64, gamma
-from ntkla.linalg.small_side import clusters_of, leading_angles, padded, small_side, status_of
+from ntkla.linalg.precision import DEFAULT_TOLERANCE
+from ntkla.linalg.small_side import small_side
+from ntkla.linalg.softmax import SoftmaxGram
+
+# An operator of at most this many times the vectors that Lanczos would hold is multiplied with the whole identity.
+_DENSE = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class _Wish:
+    """The checked options of `eigenmodes`."""
+
+    tolerance: float
+    block: int | None
+    prove: str | None
+    seed: int
+    progress: Progress | None
+    route: str
 
 
 def eigenmodes(
@@ -36,36 +53,60 @@ def eigenmodes(
     *,
     bias: bool = False,
     tol: float | None = None,
+    block_size: int | None = None,
+    prove: str | None = "trace",
+    seed: int = 0,
+    progress: Progress | None = None,
+    route: str = "auto",
     strict: bool = False,
 ) -> Eigenmodes:
-    """The k largest eigenvalues of a Gram operator, counted with multiplicity, and their eigenvectors.
+    """The k largest eigenvalues of a positive semidefinite operator, counted with multiplicity, and their eigenvectors.
 
     Args:
         operator_or_features: features [n, F] (float64, float32, bfloat16 or float16, any strides) of
             G = Phi Phi^T; or a `GramOperator`; or a `KroneckerGram` of one, which is decomposed through its factor:
-            an eigenvalue of G counts once for each output.
+            an eigenvalue of G counts once for each output; or any other operator with `psd=True`, one of scipy's
+            included, which is then taken to be positive semidefinite.
         k: how many, 1 <= k <= N.
         bias: with features: whether to append a constant feature 1.  An operator has its own.
         tol: the value errors and residuals wanted, relative to the largest eigenvalue; 1e-10 when None.  It decides
-            the status, not the work.
+            the status and how long Lanczos goes on.
+        block_size: columns that Lanczos multiplies at once; None picks 16, or 32 for k > 32.  It finds that many copies
+            of an eigenvalue at once, and more by looking again.
+        prove: how Lanczos proves that none larger was missed: `"trace"`, free and sharp where the spectrum decays;
+            `"inertia"`, for features, which forms the smaller side and factors what the modes leave of it (up to three
+            times, m^3 / 3 each); None.  A direct decomposition has proved it anyway.
+        seed: of Lanczos' start vectors; torch's own generators are not touched.
+        progress: called as `progress(passes, residual)` with the number of products so far and the worst residual
+            of the k pairs relative to the largest value, after every step on a CPU and every restart on a GPU.
+        route: `"full"` or `"lanczos"` instead of what `eigen_cost` picks, for features.
         strict: whether a status that is not certified raises `NotCertifiedError` instead of being returned.
 
     Returns:
-        float64 on the features' device; every bound is an actual upper bound for the features as stored.
+        float64 on the operator's device; every bound is an actual upper bound for the features as stored, or for the
+        operator as its `error_bound` describes it.  Inputs are detached.
 
     Raises:
         DtypeError, ShapeError, NonFiniteError, ScaleError, DeviceError, ArgumentError, MemoryEstimateError,
         NotCertifiedError
 
-    Cost: with m = min(n, columns): n m columns to form the small side, about 15 m^3 to decompose and certify it, and
-    4 n k (columns + k) for the vectors.  Deterministic for fixed inputs, versions and thread count.
+    Cost: full, with m = min(n, columns): n m columns to form the small side, about 15 m^3 to decompose and certify it,
+    and 4 n k (columns + k) for the vectors.  Lanczos: 4 n columns for each column multiplied, of which 5 (k + block)
+    are typical, and vectors of length m for a basis of 2 k + 9 blocks.  Deterministic for fixed inputs, seed, versions
+    and thread count.
     """
-    design, outputs, order = design_of(operator_or_features, bias)
-    k = checks.integer("k", k, least=1, most=design.rows * outputs)
-    tolerance = DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol)
-    strict = checks.flag("strict", strict)
-    checks.memory("eigenmodes", memory_estimate(design, -(-k // outputs)), design.device)
-    modes = _gram_modes(design, -(-k // outputs), tolerance)
+    k_asked, strict = k, checks.flag("strict", strict)
+    wish = _wish(tol, block_size, prove, seed, progress, route)
+    operator = as_operator(operator_or_features)
+    if isinstance(operator, LinearOperator) and not _of_features(operator):
+        if bias:
+            raise ArgumentError(_BIAS)
+        modes = _operator_modes(operator, k_asked, wish)
+        modes.status.require(strict)
+        return modes
+    design, outputs, order = design_of(operator, bias)
+    k = checks.integer("k", k_asked, least=1, most=design.rows * outputs)
+    modes = _feature_modes(design, -(-k // outputs), wish)
     modes.status.require(strict)
     return modes if order is None else _repeated(modes, k, outputs, order)
 
@@ -77,12 +118,15 @@ def spectrum_of(operator_or_features: torch.Tensor | LinearOperator, *, bias: bo
     return dataclasses.replace(small_side(design)[0], multiplicity=outputs)
 
 
+_BIAS = "bias: expected False beside an operator. Build it in: GramOperator(features, bias=True)."
+
+
 def design_of(operator_or_features: object, bias: bool) -> tuple[DesignMatrix, int, str | None]:
     """The features behind the argument of `eigenmodes`, the number of outputs, and a Kronecker kernel's order."""
     if not isinstance(operator_or_features, LinearOperator):
         return DesignMatrix(checks.matrix("features", operator_or_features), checks.flag("bias", bias)), 1, None
     if bias:
-        raise ArgumentError("bias: expected False beside an operator. Build it in: GramOperator(features, bias=True).")
+        raise ArgumentError(_BIAS)
     outputs, order, gram = 1, None, operator_or_features
     if isinstance(gram, KroneckerGram):
         outputs, order, gram = gram.outputs, gram.order, gram.gram
@@ -94,63 +138,93 @@ def design_of(operator_or_features: object, bias: bool) -> tuple[DesignMatrix, i
 
 
 def memory_estimate(design: DesignMatrix, k: int) -> int:
-    """Bytes at the peak, beside the features, for k modes; 0 for the eigenvalues alone.
-
-    The small side, its vectors, their Gram matrix, the residual, LAPACK's two work arrays and copy; then the vectors of
-    G with their residuals and the copies of a QR, and their Gram matrix.
-    """
-    small = min(design.rows, design.columns)
-    return 8 * (7 * small**2 + 4 * design.rows * k + 3 * k**2)
+    """Bytes at the peak, beside the features, of the direct route for k modes; 0 for the eigenvalues alone."""
+    return full_memory(design.rows, design.columns, k)
 
 
-def _gram_modes(design: DesignMatrix, k: int, tolerance: float) -> Eigenmodes:
-    spectrum, small = small_side(design)
-    basis = small[:, :k].contiguous() if design.rows <= design.columns else _lifted(design, small, k)
-    lower, upper = padded(spectrum.lower, design.rows), padded(spectrum.upper, design.rows)
-    values = padded(spectrum.values, k)[:k]
-    # Room for one rounding: what a caller computes as `values + value_error` is still an upper bound.
-    errors = padded(spectrum.value_error * SHORT_CHAIN + 4 * U64 * spectrum.values, k)[:k]
-    trace = (spectrum.trace + spectrum.trace_error) * SHORT_CHAIN
-    residuals = gram_residual_norms(design, basis, values, trace=trace, largest=float(upper[0]))
-    defect = orthogonality_defect(basis)
-    next_bound = float(upper[k]) if k < design.rows else 0.0
-    following = min(next_bound, _trace_bound(trace, lower[:k]))
-    clusters = clusters_of(values, residuals, defect, lower, upper)
-    worst = max(float(errors.max()), float(residuals.max()))
-    status = status_of(worst, float(lower[0]), tolerance)
-    return Eigenmodes(
-        values=values,
-        value_error=errors,
-        residual_norms=residuals,
-        orthogonality=defect,
-        angle_bound=leading_angles(values, residuals, defect, upper),
-        clusters=clusters,
-        cut=clusters[-1].stop > k,
-        next_value_bound=following,
-        complete=following <= float(values[-1] + errors[-1]),
-        proof="full",
-        converged=status.certified,
-        tolerance=tolerance,
-        spectrum=spectrum,
-        status=status,
-        basis=basis,
+def _of_features(operator: LinearOperator) -> bool:
+    return isinstance(operator.gram if isinstance(operator, KroneckerGram) else operator, GramOperator)
+
+
+def _wish(
+    tol: float | None, block_size: int | None, prove: str | None, seed: int, progress: Progress | None, route: str
+) -> _Wish:
+    if progress is not None and not callable(progress):
+        raise DtypeError(f"progress: expected a function of passes and residual, got {type(progress).__name__}.")
+    return _Wish(
+        DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol),
+        None if block_size is None else checks.integer("block_size", block_size, least=1),
+        None if prove is None else checks.choice("prove", prove, PROOFS),
+        checks.integer("seed", seed, least=0, most=2**63 - 1),
+        progress,
+        checks.choice("route", route, ROUTES),
     )
 
 
-def _lifted(design: DesignMatrix, small: torch.Tensor, k: int) -> torch.Tensor:
-    """Orthonormal [n, k] from the eigenvectors of S: see the module's docstring."""
-    products = design.matmul(small[:, :k])
-    missing = k - products.shape[1]
-    if missing > 0:
-        products = torch.nn.functional.pad(products, (0, missing))
-    basis: torch.Tensor = torch.linalg.qr(products)[0]
-    return basis
+def _feature_modes(design: DesignMatrix, k: int, wish: _Wish) -> Eigenmodes:
+    size = min(design.rows, design.columns)
+    block = wish.block or default_block(k, size)
+    cost = eigen_cost(design.rows, design.columns, k, block, wish.route)
+    if cost.route == "lanczos":
+        if not has_room(k, block, size):
+            raise ArgumentError(
+                f"route 'lanczos': {k} modes in blocks of {block} need a basis of {basis_columns(k, block)} vectors, "
+                f"more than the {size} dimensions that there are. Pass route='auto', or a smaller block_size."
+            )
+        squares = wish.prove == "inertia"
+        checks.memory("eigenmodes", lanczos_memory(size, design.rows, k, block, squares=squares), design.device)
+        modes = FeatureLanczos(
+            design,
+            k,
+            block=block,
+            tolerance=wish.tolerance,
+            prove=wish.prove,
+            seed=wish.seed,
+            most_columns=cost.most_columns if wish.route == "auto" else float("inf"),
+            progress=wish.progress,
+        ).modes()
+        if modes is not None:
+            return modes
+    checks.memory("eigenmodes", memory_estimate(design, k), design.device)
+    return full_modes(design, k, wish.tolerance)
 
 
-def _trace_bound(trace: float, lower: torch.Tensor) -> float:
-    """Eigenvalues are >= 0, so the next one is at most the trace minus lower bounds of those before it."""
-    certified = float(lower.sum()) * (1.0 - gamma(lower.shape[0]))
-    return max(0.0, (trace - certified) * SHORT_CHAIN + TINY64)
+def _operator_modes(operator: LinearOperator, k: int, wish: _Wish) -> Eigenmodes:
+    if isinstance(operator, KroneckerGram):
+        factor = _operator_modes(
+            operator.gram, -(-checks.integer("k", k, least=1, most=operator.shape[0]) // operator.outputs), wish
+        )
+        return _repeated(factor, k, operator.outputs, operator.order)
+    operator._square("eigenmodes")
+    if not operator.psd:
+        raise ArgumentError(
+            f"eigenmodes: expected a positive semidefinite operator, got {operator}, which does not say that it is. "
+            "Make it with psd=True if it is one."
+        )
+    size = operator.shape[0]
+    k = checks.integer("k", k, least=1, most=size)
+    if wish.prove == "inertia":
+        raise ArgumentError("prove: expected 'trace' or None beside an operator without features, got 'inertia'.")
+    block = wish.block or default_block(k, size)
+    if size <= _DENSE * basis_columns(k, block):
+        checks.memory("eigenmodes", 8 * 12 * size**2, operator.device)
+        modes = dense_modes(operator, k, tolerance=wish.tolerance, prove=wish.prove)
+    else:
+        checks.memory("eigenmodes", lanczos_memory(size, size, k, block), operator.device)
+        modes = lanczos_modes(
+            operator,
+            k,
+            block=block,
+            tolerance=wish.tolerance,
+            prove=wish.prove,
+            seed=wish.seed,
+            progress=wish.progress,
+        )
+    return (
+        dataclasses.replace(modes, softmax=operator, order=operator.order)
+        if isinstance(operator, SoftmaxGram)
+        else modes
+    )
 
 
 def _repeated(factor: Eigenmodes, k: int, outputs: int, order: str) -> Eigenmodes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -10,17 +12,24 @@ from ntkla.linalg import checks
 from ntkla.linalg.results import Result
 from ntkla.linalg.status import Status
 
+if TYPE_CHECKING:
+    from ntkla.linalg.softmax import SoftmaxGram
+
 
 @dataclass(frozen=True, eq=False)
 class Spectrum(Result):
     """All eigenvalues of a positive semidefinite operator, each with its enclosure.
 
     Attributes:
-        values: float64 [m], descending, >= 0.  The remaining `size - m` eigenvalues are exactly zero.
-        value_error: float64 [m], upper bounds of |lambda_i - values_i|.
+        values: float64 [m], descending, >= 0.
+        value_error: float64 [m], upper bounds of |lambda_i - values_i|, in order; where `ceiling` is given, of
+            `values_i - lambda_i` only.
         size: the number of eigenvalues, with multiplicity, of G.
-        trace, trace_error: the trace of G and the bound of its error.
+        trace, trace_error: the trace of G and the bound of its error, which is infinite where nothing is known of it.
         multiplicity: how often each eigenvalue, zeros included, occurs in the operator: C for a Kronecker kernel.
+        rest: upper bound of each of the remaining `size - m` eigenvalues: 0 when they are exactly zero.
+        ceiling: float64 [m], upper bounds of the eigenvalues, in order, where larger ones may have been missed;
+            infinite where there is none.  None where none was missed.
     """
 
     values: torch.Tensor
@@ -29,6 +38,8 @@ class Spectrum(Result):
     trace: float
     trace_error: float
     multiplicity: int = 1
+    rest: float = 0.0
+    ceiling: torch.Tensor | None = None
 
     @property
     def lower(self) -> torch.Tensor:
@@ -38,13 +49,18 @@ class Spectrum(Result):
     @property
     def upper(self) -> torch.Tensor:
         """Upper bounds of the eigenvalues, [m]."""
+        if self.ceiling is not None:
+            return self.ceiling
         return beyond(self.values + self.value_error, self.value_error, torch.inf)
 
     def __str__(self) -> str:
         times = f", each {self.multiplicity} times" if self.multiplicity > 1 else ""
+        trace = f"trace {self.trace:.6g}" if math.isfinite(self.trace_error) else "trace not known"
+        known = "each" if self.rest == 0.0 else f"the first {self.values.shape[0]}"
+        rest = "" if self.rest == 0.0 else f", every other one at most {self.rest:.4g}"
         return (
-            f"{self.size} eigenvalues{times}: largest {float(self.values[0]):.6g}, "
-            f"trace {self.trace:.6g}, each known within {float(self.value_error.max()):.2g}"
+            f"{self.size} eigenvalues{times}: largest {float(self.values[0]):.6g}, {trace}, "
+            f"{known} known within {float(self.value_error.max()):.2g}{rest}"
         )
 
 
@@ -59,7 +75,8 @@ class Cluster(Result):
 
     Attributes:
         start, stop: the eigenvalues start, ..., stop - 1 of the operator, counted from 0 in descending order; `stop`
-            may lie beyond the k that were asked for: the cut then runs through the cluster.
+            may lie beyond the k that were asked for: the cut then runs through the cluster.  Where it is not known how
+            far, it is the number of all eigenvalues.
         gap: certified lower bound of the distance from the computed values to every other eigenvalue; infinite when
             there is no other.
         angle_bound: upper bound of the sine of the angle between any vector in the span of the computed vectors of
@@ -77,29 +94,35 @@ class Cluster(Result):
 
 @dataclass(frozen=True, eq=False)
 class Eigenmodes(Result):
-    """The k largest eigenvalues of a Gram operator with eigenvectors and what is proved about them.
+    """The k largest eigenvalues of a positive semidefinite operator with eigenvectors and what is proved about them.
 
     Attributes:
         values: float64 [k], descending, with multiplicity.
-        value_error: float64 [k], upper bounds of |lambda_i - values_i|, in order: none missed, none counted twice.
+        value_error: float64 [k], upper bounds of |lambda_i - values_i| for k eigenvalues, every copy counted once; when
+            `complete`, these are the k largest, in order: none missed, none counted twice.  In any case the i-th
+            largest eigenvalue is at least `values[i] - value_error[i]`.
         residual_norms: float64 [k], upper bounds of ||K u_i - values_i u_i||_2 for the vectors as stored.
         orthogonality: upper bound of ||U^T U - I||_2.
         angle_bound: float64 [k]; entry j bounds the sine of the largest angle between the span of the first j + 1
             vectors and the exact leading eigenspace of that dimension; 1 where the eigenvalue gap is not certified.
         clusters: the clusters that the k eigenvalues fall into, in order.
         cut: whether the last cluster goes on beyond k, so that the last vectors are only some vectors of its subspace.
-        next_value_bound: upper bound of the (k+1)-th eigenvalue; 0 when there is none.
-        complete: whether it is proved that no larger eigenvalue was missed:
-            `next_value_bound <= values[k-1] + value_error[k-1]`.
-        proof: how: `"full"`, from the enclosure of the whole spectrum.
+        next_value_bound: upper bound of the (k+1)-th eigenvalue; 0 when there is none, infinite when nothing is known.
+        complete: True when it is proved that no larger eigenvalue was missed:
+            `next_value_bound <= values[k-1] + value_error[k-1]`; None when it is not, and the status says why.
+        proof: how it was proved: `"full"`, from the enclosure of the whole spectrum; `"trace"`, from what the k
+            eigenvalues leave of the trace; `"inertia"`, from a Cholesky factorisation; None when it was not.
         converged: whether every value error and residual meets the tolerance.
         tolerance: relative to the largest eigenvalue.
-        spectrum: all eigenvalues, not only the k largest.
-        status: `"certified"` when converged and complete, else `"above_tolerance"`.
+        spectrum: all eigenvalues, as far as they are known.
+        status: `"certified"` when converged and complete; `"above_tolerance"`, `"incomplete"`, or `"conditional"` for
+            a foreign operator whose rounding is not known.
         basis: float64 [n, k]; for a Kronecker kernel [n, ceil(k / C)], the eigenvectors of G.
+        passes: how often the operator was multiplied with a block of vectors; 0 for a direct decomposition.
         factor: for a Kronecker kernel the modes of G; None otherwise.
         output_index: for a Kronecker kernel int64 [k], the output that each vector belongs to; None otherwise.
         order: for a Kronecker kernel its order of entries, `"class"` or `"sample"`; None otherwise.
+        softmax: for the kernel of cross-entropy the operator, whose metric `decompose` needs; None otherwise.
 
     Vectors of one cluster are only defined as a subspace: compare them by principal angles, never one by one.
     """
@@ -112,16 +135,18 @@ class Eigenmodes(Result):
     clusters: tuple[Cluster, ...]
     cut: bool
     next_value_bound: float
-    complete: bool
-    proof: str
+    complete: bool | None
+    proof: str | None
     converged: bool
     tolerance: float
     spectrum: Spectrum
     status: Status
     basis: torch.Tensor = field(repr=False)
+    passes: int = 0
     factor: Eigenmodes | None = None
     output_index: torch.Tensor | None = None
     order: str | None = None
+    softmax: SoftmaxGram | None = None
 
     @property
     def vectors(self) -> torch.Tensor:
@@ -146,13 +171,16 @@ class Eigenmodes(Result):
 
     def __str__(self) -> str:
         k, size = self.values.shape[0], self.spectrum.size * self.spectrum.multiplicity
-        cut = f"; the cut at {k} runs through a cluster of {len(self.clusters[-1])}" if self.cut else ""
+        known = self.clusters[-1].stop < size or self.proof == "full"
+        whole = f"a cluster of {len(self.clusters[-1])}" if known else "a cluster whose end is not known"
+        cut = f"; the cut at {k} runs through {whole}" if self.cut else ""
+        proved = f"by {self.proof}" if self.complete else "not proved"
         return "\n".join(
             [
                 f"Eigenmodes: {k} of {size}, {self.status}",
                 f"  eigenvalues {float(self.values[0]):.6g} ... {float(self.values[-1]):.6g}, "
                 f"within {float(self.value_error.max()):.2g}; the next is at most {self.next_value_bound:.6g}",
                 f"  residuals at most {float(self.residual_norms.max()):.2g}, "
-                f"{len(self.clusters)} clusters{cut}; complete: {self.complete} (by {self.proof})",
+                f"{len(self.clusters)} clusters{cut}; complete: {self.complete} ({proved})",
             ]
         )

@@ -12,6 +12,7 @@ ABOVE_TOLERANCE = "above_tolerance"
 RANK_DEFICIENT = "rank_deficient"
 UNCERTIFIED = "uncertified"
 CONDITIONAL = "conditional"
+INCOMPLETE = "incomplete"
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class Status:
             `"above_tolerance"`: the error bound is proved but larger than the tolerance;
             `"rank_deficient"`: `ridge=0` and full rank is not certified, so the bound is infinite;
             `"uncertified"`: no bound can be given, it is infinite, absolutely or in relation to the result;
-            `"conditional"`: the bound holds for a foreign operator as evaluated, not for its exact values.
+            `"conditional"`: the bound holds for a foreign operator as evaluated, not for its exact values;
+            `"incomplete"`: the bounds of what was found are proved and meet the tolerance, but not that nothing larger
+            was missed.
         message: what happened, with the numbers, and what to do about it.
     """
 

@@ -14,7 +14,7 @@ from ntkla import ArgumentError, DtypeError, MemoryEstimateError, NonFiniteError
 from ntkla.linalg import checks
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.kronecker import KroneckerGram
-from ntkla.linalg.operators import FunctionOperator, GramOperator
+from ntkla.linalg.operators import CrossGram, FunctionOperator, GramOperator
 from ntkla.testing import FeatureSpec, ambient_state, check_eigenmodes, feature_specs, hostile_states, planted_features
 from ntkla.testing.spectra import normal
 
@@ -193,10 +193,22 @@ FEATURES = normal(6, 4, 0)
         (ShapeError, "at least one row", lambda: eigenmodes(FEATURES[:0], 1)),
         (NonFiniteError, "1 NaN", lambda: eigenmodes(torch.full((1, 1), torch.nan), 1)),
         (
-            DtypeError,
-            "a GramOperator or a KroneckerGram",
-            lambda: eigenmodes(FunctionOperator(lambda v: v, (3, 3), torch.float64, "cpu", psd=True), 1),
+            ArgumentError,
+            "Make it with psd=True",
+            lambda: eigenmodes(FunctionOperator(lambda v: v, (3, 3), torch.float64, "cpu"), 1),
         ),
+        (
+            ArgumentError,
+            "Rayleigh quotient -1",
+            lambda: eigenmodes(FunctionOperator(lambda v: -v, (3, 3), torch.float64, "cpu", psd=True), 1),
+        ),
+        (ShapeError, "square", lambda: eigenmodes(CrossGram(FEATURES, FEATURES[:2]), 1)),
+        (ArgumentError, "block_size", lambda: eigenmodes(FEATURES, 1, block_size=0)),
+        (ArgumentError, "prove", lambda: eigenmodes(FEATURES, 1, prove="full")),
+        (ArgumentError, "seed", lambda: eigenmodes(FEATURES, 1, seed=-1)),
+        (ArgumentError, "route", lambda: eigenmodes(FEATURES, 1, route="dense")),
+        (ArgumentError, "more than the 4 dimensions", lambda: eigenmodes(FEATURES, 1, route="lanczos")),
+        (DtypeError, "progress", lambda: eigenmodes(FEATURES, 1, progress=3)),
     ],
 )
 def test_bad_input_is_named(error, words, call):

@@ -1,0 +1,93 @@
+"""Whether none of the k leading eigenvalues was missed: bounds of what lies outside of the computed vectors.
+
+d is the largest Rayleigh quotient of A on the complement of the span of U (`leading_enclosures.py`).
+
+- **trace**: A is positive semidefinite, so d is at most what the span leaves of the trace.  Free; sharp only where the
+  spectrum decays.  More vectors than are wanted, converged or not, make it sharper.
+- **inertia**, features only: for G = Phi Phi^T and t = Phi^T U, the complement's projection P gives
+  `lambda_max(P G P) = lambda_max(Phi^T P Phi)`, and `Phi^T P Phi <= S - t t^T / (1 + omega)`, because
+  `(U^T U)^-1 >= 1 / (1 + omega)`; so d <= lambda_max(S - t t^T) + omega ||t||^2.  On the other side
+  `G - U L U^T` and G have the same Rayleigh quotients on the complement.  `inertia.py` bounds either.
+
+Complete, to a tolerance, means `d <= l_k + tolerance * l_1`: at a cut inside a cluster the next eigenvalue may be equal
+to the last one, but none that is distinguishably larger was missed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from ntkla.linalg.certificates import GramProduct
+from ntkla.linalg.inertia import largest_below, least_margin
+from ntkla.linalg.leading_enclosures import LeadingPairs
+from ntkla.linalg.normal import BoundedMatrix, gram_matrix, normal_matrix
+from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, norm_upper
+from ntkla.linalg.products import pieced_gamma, pieced_matmul
+
+PROOFS = ("trace", "inertia")
+
+
+class Outside(NamedTuple):
+    """d for the k leading vectors, and what proved it: `"full"` or an entry of `PROOFS`."""
+
+    bound: float
+    proof: str
+
+
+def complete(pairs: LeadingPairs, count: int, bound: float, tolerance: float) -> bool:
+    """Whether d says that none larger than the `count` leading values was missed, to the tolerance."""
+    return bound <= float(pairs.values[count - 1]) + tolerance * float(pairs.lower(count)[0])
+
+
+def by_trace(pairs: LeadingPairs, count: int, trace: float) -> float:
+    """d of the first `count` vectors from an upper bound of the trace and all vectors, or from the first ones alone."""
+    every = pairs.values.shape[0]
+    bounds = [max(0.0, trace - pairs.trace_inside(m)) * SHORT_CHAIN + TINY64 for m in (count, every)]
+    return min(bounds[0], pairs.outside(count, bounds[1]))
+
+
+def by_inertia(left: BoundedMatrix, pairs: LeadingPairs, count: int, following: float, tolerance: float) -> float:
+    """d from what the first `count` vectors leave of the small side; infinite when nothing useful could be proved.
+
+    Args:
+        left: of `remainder`.
+        pairs, count: whose d it is.
+        following: about the next eigenvalue: thresholds just above it are tried first, because they say most.
+        tolerance: the highest threshold is half of it above the last value.
+    """
+    last, reach = float(pairs.values[count - 1]), tolerance * float(pairs.values[0])
+    gap = max(0.0, last - following)
+    for threshold in (following + 0.05 * gap, following + 0.5 * gap, last + 0.5 * reach):
+        # A factorisation that cannot tell the threshold from the last value is not worth its time.
+        if threshold > 0.0 and complete(pairs, count, threshold + least_margin(left, threshold), tolerance):
+            found = largest_below(left, threshold)
+            if found is not None:
+                return found
+    return math.inf
+
+
+def remainder(product: GramProduct, pairs: LeadingPairs, count: int, trace: float) -> BoundedMatrix:
+    """What the first `count` vectors leave of the smaller of S and G, with the bound of its error and of omega's part.
+
+    Cost: the small side, `n m columns` operations, and `m^2 count` more.
+    """
+    design = product.design
+    if design.rows <= design.columns:
+        matrix, error = gram_matrix(design)
+        left, values = pairs.vectors[:, :count], pairs.values[:count]
+        removed, size = pieced_matmul(left * values, left.T), float(norm_upper(left)) ** 2 * float(values[0])
+        inherited = 0.0
+    else:
+        matrix, error = normal_matrix(design)
+        left = product.inner[:, :count]
+        removed, norm = pieced_matmul(left, left.T), float(norm_upper(left))
+        size = norm**2
+        turned = product.inward(trace) * float(norm_upper(product.lengths[:count])) + design.rows * TINY64
+        inherited = (2.0 * norm + turned) * turned + pairs.defect * (norm + turned) ** 2
+    edge = matrix.shape[0]
+    difference = matrix - removed
+    # The two halves of the product may differ by a rounding, which its bound covers: one of them decides.
+    difference = difference.tril() + difference.tril(-1).T
+    rounding = (pieced_gamma(count) + 4 * U64) * size + U64 * float(norm_upper(difference)) + 4.0 * edge**2 * TINY64
+    return BoundedMatrix(difference, (error + rounding + inherited) * SHORT_CHAIN)

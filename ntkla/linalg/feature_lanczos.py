@@ -1,0 +1,153 @@
+"""Leading modes of a Gram matrix by Lanczos on its smaller side, judged through the features.
+
+On the side of the samples the Ritz vectors are the eigenvectors U of G.  On the side of the columns the eigenvectors V
+of S are mapped by u = Phi v / sigma: the columns Phi V, in descending order of sigma, go through one Householder QR,
+which divides by no sigma and makes every column orthogonal to those before it.  Either way G U is then formed through
+the features, and everything that is said of the modes comes from that product, the vectors and the values.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from ntkla.linalg.certificates import GramProduct, gram_product
+from ntkla.linalg.completeness import Outside, by_inertia, by_trace, complete, remainder
+from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.lanczos_search import LanczosSearch, Progress
+from ntkla.linalg.leading_enclosures import LeadingPairs, Measured
+from ntkla.linalg.linear_operator import summed_bounds
+from ntkla.linalg.modes import Eigenmodes
+from ntkla.linalg.normal_product import normal_product
+from ntkla.linalg.operators import GramOperator
+from ntkla.linalg.partial_modes import partial_modes
+
+_REMEDIES = {
+    None: "no proof was asked for. Pass prove='inertia'.",
+    "trace": "the other eigenvalues hold too much of the trace. Pass prove='inertia', or route='full'.",
+    "inertia": "the factorisation found more. Pass a larger block_size, or route='full'.",
+}
+
+
+class Judgement(NamedTuple):
+    """Pairs, how their vectors were multiplied, and d of the k leading ones."""
+
+    pairs: LeadingPairs
+    product: GramProduct
+    outside: Outside
+
+
+class FeatureLanczos:
+    """Searches and judges the k leading modes of `Phi Phi^T`.
+
+    Args:
+        design: Phi.
+        k, block, tolerance, seed, most_columns, progress: as for `LanczosSearch`.
+        prove: `"trace"`, `"inertia"` or None.
+    """
+
+    def __init__(
+        self,
+        design: DesignMatrix,
+        k: int,
+        *,
+        block: int,
+        tolerance: float,
+        prove: str | None,
+        seed: int,
+        most_columns: float,
+        progress: Progress | None,
+    ) -> None:
+        self.design, self.k, self.tolerance, self.prove = design, k, tolerance, prove
+        self.on_samples = design.rows <= design.columns
+        gram = GramOperator(design.features, design.bias)
+        self.trace = summed_bounds(*gram.diagonal_bounds())
+        self.search = LanczosSearch(
+            gram._matmat if self.on_samples else normal_product(design),
+            min(design.rows, design.columns),
+            k,
+            block=block,
+            tolerance=tolerance,
+            seed=seed,
+            device=design.device,
+            most_columns=most_columns,
+            progress=progress,
+        )
+
+    def modes(self) -> Eigenmodes | None:
+        """The modes; None when the columns ran out before they converged."""
+        found = self._found()
+        while found is not None and not self._complete(found) and self.search.look_again():
+            found = self._found()
+        if found is None:
+            return None
+        return partial_modes(
+            found.pairs,
+            self.k,
+            found.outside,
+            self.trace,
+            tolerance=self.tolerance,
+            passes=self.search.lanczos.passes,
+            remedy=_REMEDIES[self.prove],
+        )
+
+    def _found(self) -> Judgement | None:
+        if not self.search.converge():
+            return None
+        values, vectors = self.search.pairs(self.k + self._more())
+        product = gram_product(self.design, vectors if self.on_samples else self._lifted(vectors))
+        return self._judged(values, product)
+
+    def _lifted(self, vectors: torch.Tensor) -> torch.Tensor:
+        basis: torch.Tensor = torch.linalg.qr(self.design.matmul(vectors))[0]
+        return basis
+
+    def _judged(self, values: torch.Tensor, product: GramProduct) -> Judgement:
+        """Judged again as soon as more is known of the largest eigenvalue, on which the rounding of G U depends."""
+        measured, total = Measured(product.vectors, values, product.image), self.trace[1]
+        largest = total
+        for outside_of in (self._by_trace, self._outside, None):
+            pairs = measured.pairs(product.error(total, largest))
+            if outside_of is not None:
+                outside = outside_of(pairs, product)
+            largest = min(largest, float(pairs.upper(self.k, outside.bound)[0]))
+        return Judgement(pairs, product, outside)
+
+    def _by_trace(self, pairs: LeadingPairs, product: GramProduct) -> Outside:
+        return Outside(by_trace(pairs, self.k, self.trace[1]), "trace")
+
+    def _outside(self, pairs: LeadingPairs, product: GramProduct) -> Outside:
+        by = self._by_trace(pairs, product)
+        if self.prove == "inertia" and not complete(pairs, self.k, by.bound, self.tolerance):
+            left = remainder(product, pairs, self.k, self.trace[1])
+            found = by_inertia(left, pairs, self.k, self._following(), self.tolerance)
+            return Outside(found, "inertia") if found < by.bound else by
+        return by if self.prove is not None else Outside(self.trace[1], "trace")
+
+    def _complete(self, found: Judgement) -> bool:
+        return complete(found.pairs, self.k, found.outside.bound, self.tolerance)
+
+    def _following(self) -> float:
+        """About the eigenvalue after the wanted ones, from above."""
+        ritz = self.search.ritz
+        return float((ritz.values + ritz.residuals)[self.k]) if len(ritz.values) > self.k else 0.0
+
+    def _more(self) -> int:
+        """How many vectors beyond the wanted ones the proof by trace should take in: as few as it needs, or none."""
+        ritz, k = self.search.ritz, self.k
+        values, residuals = ritz.values.clamp(min=0.0), ritz.residuals
+        goal = float(values[k - 1]) + self.tolerance * float(values[0])
+        if self.prove is None or not len(values) > k:
+            return 0
+        for more in (0, self.search.lanczos.block // 2, self.search.lanczos.block, 2 * self.search.lanczos.block):
+            if k + more > len(values):
+                break
+            tail = max(0.0, self.trace[1] - float(values[: k + more].sum()))
+            coupling = float(torch.linalg.vector_norm(residuals[: k + more]))
+            half = (float(values[k]) - tail) / 2
+            bound = tail if more == 0 else (float(values[k]) + tail) / 2 + math.hypot(half, coupling)
+            if bound < goal:
+                return more
+        return 0

@@ -1,0 +1,138 @@
+"""Leading modes of any positive semidefinite operator: Lanczos on its products, or all of it where that is cheaper.
+
+The vectors that come out are multiplied once more, and that product with the operator's own `error_bound` proves what
+is said.  An operator that says nothing about its rounding is judged as evaluated: the status is then conditional.
+Vectors for an operator in a narrower type are handed over as sums of vectors of that type, so nothing is rounded.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ntkla.linalg.completeness import Outside, by_trace, complete
+from ntkla.linalg.errors import ArgumentError
+from ntkla.linalg.lanczos_search import LanczosSearch, Progress
+from ntkla.linalg.leading_enclosures import LeadingPairs, Measured
+from ntkla.linalg.linear_operator import LinearOperator
+from ntkla.linalg.modes import Eigenmodes
+from ntkla.linalg.partial_modes import partial_modes
+from ntkla.linalg.precision import U64, UNIT_ROUNDOFF, gamma, norm_upper, rounded_up
+
+# Lanczos stops at this many columns for each vector that its basis holds.
+_PATIENCE = 40
+
+
+def lanczos_modes(
+    operator: LinearOperator,
+    k: int,
+    *,
+    block: int,
+    tolerance: float,
+    prove: str | None,
+    seed: int,
+    progress: Progress | None,
+) -> Eigenmodes:
+    """The k leading modes of a positive semidefinite operator by Lanczos, as far as they converged."""
+    size = operator.shape[0]
+    search = LanczosSearch(
+        lambda v: operator._matmat(v.to(operator.dtype)).to(torch.float64),
+        size,
+        k,
+        block=block,
+        # What a narrow type rounds off cannot be iterated away.
+        tolerance=max(tolerance, 4 * UNIT_ROUNDOFF[operator.dtype]),
+        seed=seed,
+        device=operator.device,
+        most_columns=_PATIENCE * (2 * k + 8 * block),
+        progress=progress,
+    )
+    trace = operator.trace_bounds()
+    while True:
+        converged = search.converge()
+        values, vectors = search.pairs(min(k + block, len(search.ritz.values)))
+        pairs, conditional = _judged(operator, values, vectors)
+        outside = _outside(pairs, k, trace, prove)
+        if not converged or complete(pairs, k, outside.bound, tolerance) or not search.look_again():
+            break
+    _require_psd(operator, search.ritz.values, search.last_vector())
+    return partial_modes(
+        pairs,
+        k,
+        outside,
+        trace,
+        tolerance=tolerance,
+        passes=search.lanczos.passes,
+        remedy=_remedy(trace, prove),
+        conditional=conditional,
+    )
+
+
+def dense_modes(operator: LinearOperator, k: int, *, tolerance: float, prove: str | None) -> Eigenmodes:
+    """The same from all products: the section on the whole space is the operator itself."""
+    size = operator.shape[0]
+    unit = torch.eye(size, dtype=operator.dtype, device=operator.device)
+    image = operator._matmat(unit).to(torch.float64)
+    values, vectors = torch.linalg.eigh((image + image.T) * 0.5)
+    _require_psd(operator, values.flip(0), vectors[:, :1])
+    pairs, conditional = _judged(operator, values.flip(0).clamp(min=0.0), vectors.flip(1).contiguous())
+    return partial_modes(
+        pairs,
+        k,
+        Outside(pairs.outside(k, 0.0), "full"),
+        operator.trace_bounds(),
+        tolerance=tolerance,
+        passes=2,
+        remedy=_remedy(None, prove),
+        conditional=conditional,
+    )
+
+
+def _outside(pairs: LeadingPairs, k: int, trace: tuple[float, float] | None, prove: str | None) -> Outside:
+    if prove is None or trace is None:
+        return Outside(math.inf if trace is None else trace[1], "trace")
+    return Outside(by_trace(pairs, k, trace[1]), "trace")
+
+
+def _remedy(trace: tuple[float, float] | None, prove: str | None) -> str:
+    if prove is None:
+        return "no proof was asked for. Pass prove='trace'."
+    if trace is None:
+        return "the operator does not tell its trace. Give FunctionOperator(..., trace=...) one."
+    return "the other eigenvalues hold too much of the trace. Ask for more of them, or for fewer."
+
+
+def _judged(operator: LinearOperator, values: torch.Tensor, vectors: torch.Tensor) -> tuple[LeadingPairs, bool]:
+    """The pairs by a product of their own, and whether only as the operator was evaluated."""
+    vectors, image, error = _product(operator, vectors)
+    conditional = not bool(error.isfinite().all())
+    return Measured(vectors, values, image).pairs(torch.zeros_like(error) if conditional else error), conditional
+
+
+def _product(operator: LinearOperator, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """v as the operator can take it, its product in float64, and 2-norm bounds of the errors of the columns."""
+    if operator.dtype == torch.float64:
+        return v, operator._matmat(v), operator._error_bound(v)
+    image, error, rest = torch.zeros_like(v), torch.zeros_like(v[0]), v
+    for _ in range(math.ceil(math.log(U64) / math.log(UNIT_ROUNDOFF[operator.dtype]))):
+        part = rest.to(operator.dtype)
+        wide = part.to(torch.float64)
+        image = image + operator._matmat(part).to(torch.float64)
+        error = error + operator._error_bound(wide)
+        rest = rest - wide
+    # What is left underflows in the narrow type: the vectors do without it.
+    return v - rest, image, rounded_up(error + gamma(8) * norm_upper(image, dim=0))
+
+
+def _require_psd(operator: LinearOperator, values: torch.Tensor, vector: torch.Tensor) -> None:
+    """ArgumentError when the vector [N, 1] of the smallest value shows that there is a negative eigenvalue."""
+    vector, image, error = _product(operator, vector)
+    quotient, size = float((vector * image).sum()), operator.shape[0]
+    # Beside its own rounding, where that is known, what float sums of this length and type lose at most.
+    noise = gamma(4 * size, UNIT_ROUNDOFF[operator.dtype]) * float(values[0].abs())
+    if quotient < -max(noise, float(error) if bool(error.isfinite()) else 0.0):
+        raise ArgumentError(
+            f"{operator}: expected a positive semidefinite operator, as it says it is, but a vector has the Rayleigh "
+            f"quotient {quotient:.6g}. Shift it, or square it."
+        )
