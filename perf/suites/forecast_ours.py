@@ -16,8 +16,8 @@ from perf.suites.forecast_problem import Problem
 _FACTOR, _REFINE, _DRIFTS = "ntkla.linalg.factor", "ntkla.linalg.refine", "ntkla.forgetting.drifts"
 PARTS = [
     parts.Part("checks", "ntkla.linalg.checks", "matrix"),
-    parts.Part("Gram", _FACTOR, "normal_matrix"),
-    parts.Part("Gram", _FACTOR, "gram_matrix"),
+    parts.Part("Gram", _FACTOR, "formed_normal_matrix"),
+    parts.Part("Gram", _FACTOR, "formed_gram_matrix"),
     parts.Part("factor", _FACTOR, "CholeskyFactor.build"),
     parts.Part("factor", _FACTOR, "DualFactor.build"),
     parts.Part("factor", _FACTOR, "QRFactor.build"),
