@@ -3,6 +3,10 @@
 `e_m = ||u_m^T dF||^2`, summed over the outputs; `r_q` is the fewest modes that carry the share q of `||dF||_F^2`.
 Vectors of one cluster (equal or indistinguishable eigenvalues) are defined as a subspace only: their single energies
 belong to the basis at hand, the cluster's sum does not.  Bounds: `energies.py`.
+
+In modes of a `SoftmaxGram`, `B^T (I (x) G) B`, energies are those of `B^T dF`.  `B B^T = diag(p) - p p^T` is the
+Hessian S of the cross-entropy in the outputs, so they add up to `sum_i f_i^T S_i f_i`, f_i the rows of the drift: twice
+the KL divergence that the drift makes between the predictions before and after, to second order.
 """
 
 from __future__ import annotations
@@ -29,6 +33,8 @@ ORDERS = ("eigenvalue", "energy")
 @dataclass(frozen=True, eq=False)
 class Decomposition(Result):
     """A drift in eigenmodes.  Shares are of `total`; for a zero drift every share is 0 and every rank 0.
+
+    In modes of a `SoftmaxGram` every energy is in the metric of the cross-entropy: dF stands for `B^T dF`.
 
     Attributes:
         energy, energy_error: float64 [k], the energy of each computed vector and a bound of its distance to the energy
@@ -123,7 +129,8 @@ def decompose(
 
     Args:
         drift: [n, C], one row a sample, such as `Forgetting.drift`.
-        modes: `eigenmodes` of the features that the drift belongs to, or of their Kronecker kernel with C outputs.
+        modes: `eigenmodes` of the features that the drift belongs to, of their Kronecker kernel with C outputs, or of
+            their `SoftmaxGram`: then energies are those of `B^T dF`, and their total is `sum_i f_i^T S_i f_i`.
         error_bound: [n, C], entrywise bounds of the drift's error, such as `Forgetting.error_bound` (infinite entries
             allowed); None takes the drift as exact.
         tol: error of a cluster's energy, relative to the total, up to which the status is certified; 1e-10 when None.
@@ -138,15 +145,27 @@ def decompose(
             f"modes: expected the result of eigenmodes(...), got {type(modes).__name__}. "
             "For that of feature_modes(...) there is ntkla.decompose_update."
         )
-    size, outputs = modes.spectrum.size, None if modes.output_index is None else modes.spectrum.multiplicity
-    exact = widened(checks.matrix("drift", drift, rows=size, columns=outputs))
-    checks.one_device(drift=drift, modes=modes.basis)
+    exact, error_bound = _in_metric(drift, error_bound, modes)
     tolerance = DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol)
     # Energies are computed for entries of order 1 and scaled back: their squares neither overflow nor underflow.
     exponent = max(-1000, math.frexp(float(exact.abs().max()))[1])
     scale = 2.0**-exponent
     energies = energies_in(exact * scale, error_norm(error_bound, exact, scale), modes)
     return assembled(energies, modes, exponent, tolerance)
+
+
+def _in_metric(
+    drift: torch.Tensor, error_bound: torch.Tensor | None, modes: Eigenmodes
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What the modes are modes of, float64: the drift [n, C], or B^T of it as one column [nC, 1]; and its bounds."""
+    softmax = modes.softmax
+    if softmax is not None:
+        value, error = softmax.half(drift, error_bound)
+        return softmax.flattened(value)[:, None], softmax.flattened(error)[:, None]
+    outputs = None if modes.output_index is None else modes.spectrum.multiplicity
+    given = checks.matrix("drift", drift, rows=modes.spectrum.size, columns=outputs)
+    checks.one_device(drift=given, modes=modes.basis)
+    return widened(given), error_bound
 
 
 def error_norm(
