@@ -174,5 +174,13 @@ def _footer(record: dict[str, Any]) -> str:
     rates = [f"{name} {rate / 1e9:,.0f}" for name, rate in record["ceilings"].items() if name != "copy"]
     return (
         f"Taken {record['time']} ({record['size']} size) on {machine.line(record['machine'])}. Measured ceilings: "
-        f"{', '.join(rates)} Gflop/s, copy {record['ceilings']['copy'] / 1e9:,.0f} GB/s."
+        f"{', '.join(rates)} Gflop/s, copy {record['ceilings']['copy'] / 1e9:,.0f} GB/s.{_company(record['machine'])}"
     )
+
+
+def _company(described: dict[str, Any]) -> str:
+    """A warning when other programs ran on the same cores."""
+    load, cores = described.get("load"), described.get("cores")
+    if load is None or cores is None or load <= cores:
+        return ""
+    return f" **Other programs ran beside it (load average {load:.0f} on {cores} cores): only ratios say something.**"
