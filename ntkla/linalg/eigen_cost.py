@@ -6,7 +6,9 @@ Counted are multiplications of float64 products (n rows, K columns, m = min(n, K
 - Lanczos: `2 n K` for each column, weighted by what thin products lose against square ones; 5 (k + block) columns
   are typical.
 
-The weights were fitted to timings on two kinds of processors (see perf/README.md); no result depends on them.
+The direct way proves completeness whatever the spectrum, so Lanczos is taken only where it promises to cost less than
+half of it, and never for work of a fraction of a second.  The weights were fitted to timings; no result's truth
+depends on them.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ ROUTES = ("auto", "full", "lanczos")
 _DECOMPOSITION = 12.0
 _THIN = 2.3
 _TYPICAL = 5.0
+_WORTHWHILE, _LEAST_WORK = 0.5, 5e9
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ def eigen_cost(rows: int, columns: int, k: int, block: int, route: str = "auto")
     column = _THIN * 2 * n * width
     room = has_room(k, block, min(rows, columns))
     lanczos = column * _TYPICAL * (k + block) if room else math.inf
-    picked = ("lanczos" if lanczos < full else "full") if route == "auto" else route
+    cheaper = full > _LEAST_WORK and lanczos < _WORTHWHILE * full
+    picked = ("lanczos" if cheaper else "full") if route == "auto" else route
     return EigenCost(full, lanczos, column, picked)
 
 
