@@ -62,7 +62,7 @@ def test_normal_products_of_many_programs_have_the_exact_entries(place, mode, dt
 
 
 @places
-@pytest.mark.parametrize("outputs", [1, 2, 3, 10])
+@pytest.mark.parametrize("outputs", [1, 10])
 @pytest.mark.parametrize(("mode", "dtype"), CASES)
 def test_layers_of_many_tiles_have_the_exact_entries(place, mode, dtype, outputs):
     n, positions, inputs, deltas = (203, 3, 129, 33) if place == GPU else (4, 2, 17, 3)
