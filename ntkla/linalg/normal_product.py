@@ -1,24 +1,37 @@
 """The product `w -> Phi^T (Phi w)` that an iteration repeats: one read of the features for both factors.
 
-Unlike the products that bounds are made of, it need not say how it rounds.  On the CPU a block of rows is multiplied
-from both sides while it is in the cache, with w lying by columns: thin products run twice as fast so.
+Unlike the products that bounds are made of, it need not say how it rounds.  Where a Triton kernel is wanted that is the
+primitive `normal_matmul`.  Else a block of rows is multiplied from both sides while it is in the cache, with w lying by
+columns: on processors thin products run twice as fast so.
 """
 
 from __future__ import annotations
 
 import torch
 
+from ntkla.linalg.choices import most_features
 from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.dispatch import Call, kernel_wanted
 from ntkla.linalg.lanczos import Product
+from ntkla.linalg.ops import normal_matmul
 
 # Rows of a block that stay in a core's cache between the two products.
 _ROWS = 256
 
 
 def normal_product(design: DesignMatrix) -> Product:
-    """The product of the normal matrix S = Phi^T Phi with a float64 block [columns, b]: 4 n columns b operations."""
+    """The product of the normal matrix S = Phi^T Phi with a float64 block [columns, b]: 4 n columns b operations.
 
-    def product(w: torch.Tensor) -> torch.Tensor:
+    The product raises BackendError where Triton is forced and cannot run.
+    """
+
+    def by_kernel(w: torch.Tensor) -> torch.Tensor:
+        out = torch.zeros_like(w)
+        for _, block in design.blocks():
+            out += normal_matmul(block, w, precision="float64")
+        return out
+
+    def by_torch(w: torch.Tensor) -> torch.Tensor:
         by_columns = w.T.contiguous()
         out = torch.zeros_like(by_columns)
         for _, block in design.blocks():
@@ -26,4 +39,11 @@ def normal_product(design: DesignMatrix) -> Product:
                 out += (by_columns @ part.T) @ part
         return out.T
 
-    return product
+    return lambda w: by_kernel(w) if _kernel_wanted(design, w) else by_torch(w)
+
+
+def _kernel_wanted(design: DesignMatrix, w: torch.Tensor) -> bool:
+    """Whether the table, or a caller, prefers the kernel for the whole product; blocks come in float64."""
+    work = 2.0 * design.rows * design.columns * w.shape[1]
+    call = Call("normal_matmul", w, design.columns, "float64", work)
+    return design.columns <= most_features("normal_matmul") and kernel_wanted(call)
