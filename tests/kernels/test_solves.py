@@ -111,10 +111,10 @@ def test_a_report_decides_the_same_through_the_kernels():
 
 
 def test_modes_are_iterated_by_the_one_pass_kernel():
-    features = FeatureSpec(40, 20, "geometric", condition=10.0).tensor
-    modes = ntkla.eigenmodes(features, 2, route="lanczos", block_size=1)
+    features = FeatureSpec(16, 11, "geometric", condition=1e8).tensor
+    modes = ntkla.eigenmodes(features, 1, route="lanczos", block_size=1)
     with ntkla.backend("triton"):
-        by_kernel = ntkla.eigenmodes(features, 2, route="lanczos", block_size=1)
+        by_kernel = ntkla.eigenmodes(features, 1, route="lanczos", block_size=1)
         assert ntkla.last_dispatch() == "triton:normal_matmul:float64"
     assert by_kernel.converged
     assert ((by_kernel.values - modes.values).abs() <= by_kernel.value_error + modes.value_error).all()
