@@ -30,6 +30,7 @@ class Spectrum(Result):
         rest: upper bound of each of the remaining `size - m` eigenvalues: 0 when they are exactly zero.
         ceiling: float64 [m], upper bounds of the eigenvalues, in order, where larger ones may have been missed;
             infinite where there is none.  None where none was missed.
+        conditional: whether all of that holds for a foreign operator as evaluated only, whose rounding is not known.
     """
 
     values: torch.Tensor
@@ -40,6 +41,7 @@ class Spectrum(Result):
     multiplicity: int = 1
     rest: float = 0.0
     ceiling: torch.Tensor | None = None
+    conditional: bool = False
 
     @property
     def lower(self) -> torch.Tensor:

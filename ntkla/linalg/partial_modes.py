@@ -45,7 +45,7 @@ def partial_modes(
     largest = float(lower[0])
     proved = complete(pairs, k, outside.bound, tolerance)
     errors = in_order if proved else matched
-    spectrum = _spectrum(values, below, None if proved else upper, in_order, size, trace, outside.bound)
+    spectrum = _spectrum(values, below, None if proved else upper, in_order, size, trace, outside.bound, conditional)
     lowest, highest = _padded(spectrum, size)
     relative = ratio(max(float(errors.max()), float(residuals.max())), largest)
     clusters = clusters_of(values, residuals, pairs.defect, lowest, highest)
@@ -77,13 +77,15 @@ def _spectrum(
     size: int,
     trace: tuple[float, float] | None,
     rest: float,
+    conditional: bool,
 ) -> Spectrum:
     if trace is None:
         total, error = float(values.sum()), math.inf
     else:
         total = (trace[0] + trace[1]) / 2
         error = max(total - trace[0], trace[1] - total) * SHORT_CHAIN
-    return Spectrum(values, in_order if ceiling is None else below, size, total, error, rest=rest, ceiling=ceiling)
+    known = in_order if ceiling is None else below
+    return Spectrum(values, known, size, total, error, rest=rest, ceiling=ceiling, conditional=conditional)
 
 
 def _padded(spectrum: Spectrum, size: int) -> tuple[torch.Tensor, torch.Tensor]:
