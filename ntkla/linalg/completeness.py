@@ -4,10 +4,11 @@ d is the largest Rayleigh quotient of A on the complement of the span of U (`lea
 
 - **trace**: A is positive semidefinite, so d is at most what the span leaves of the trace.  Free; sharp only where the
   spectrum decays.  More vectors than are wanted, converged or not, make it sharper.
-- **inertia**, features only: for G = Phi Phi^T and t = Phi^T U, the complement's projection P gives
-  `lambda_max(P G P) = lambda_max(Phi^T P Phi)`, and `Phi^T P Phi <= S - t t^T / (1 + omega)`, because
-  `(U^T U)^-1 >= 1 / (1 + omega)`; so d <= lambda_max(S - t t^T) + omega ||t||^2.  On the other side
-  `G - U L U^T` and G have the same Rayleigh quotients on the complement.  `inertia.py` bounds either.
+- **inertia**: `A - U L U^T` and A have the same Rayleigh quotients on the complement, so d is at most the largest
+  eigenvalue of that matrix, which has to be formed; `inertia.py` bounds it.  Features whose columns are fewer need no
+  n x n matrix: for G = Phi Phi^T and t = Phi^T U, the complement's projection P gives `lambda_max(P G P) =
+  lambda_max(Phi^T P Phi)`, and `Phi^T P Phi <= S - t t^T / (1 + omega)`, because `(U^T U)^-1 >= 1 / (1 + omega)`; so
+  d <= lambda_max(S - t t^T) + omega ||t||^2.
 
 Complete, to a tolerance, means `d <= l_k + tolerance * l_1`: at a cut inside a cluster the next eigenvalue may be equal
 to the last one, but none that is distinguishably larger was missed.
@@ -17,6 +18,8 @@ from __future__ import annotations
 
 import math
 from typing import NamedTuple
+
+import torch
 
 from ntkla.linalg.certificates import GramProduct
 from ntkla.linalg.inertia import largest_below, least_margin
@@ -67,27 +70,37 @@ def by_inertia(left: BoundedMatrix, pairs: LeadingPairs, count: int, following: 
     return math.inf
 
 
-def remainder(product: GramProduct, pairs: LeadingPairs, count: int, trace: float) -> BoundedMatrix:
+def remainder_of_features(product: GramProduct, pairs: LeadingPairs, count: int, trace: float) -> BoundedMatrix:
     """What the first `count` vectors leave of the smaller of S and G, with the bound of its error and of omega's part.
 
     Cost: the small side, `n m columns` operations, and `m^2 count` more.
     """
     design = product.design
     if design.rows <= design.columns:
-        matrix, error = gram_matrix(design)
-        left, values = pairs.vectors[:, :count], pairs.values[:count]
-        removed, size = pieced_matmul(left * values, left.T), float(norm_upper(left)) ** 2 * float(values[0])
-        inherited = 0.0
-    else:
-        matrix, error = normal_matrix(design)
-        left = product.inner[:, :count]
-        removed, norm = pieced_matmul(left, left.T), float(norm_upper(left))
-        size = norm**2
-        turned = product.inward(trace) * float(norm_upper(product.lengths[:count])) + design.rows * TINY64
-        inherited = (2.0 * norm + turned) * turned + pairs.defect * (norm + turned) ** 2
-    edge = matrix.shape[0]
-    difference = matrix - removed
+        return remainder(gram_matrix(design), pairs, count)
+    inner = product.inner[:, :count]
+    norm = float(norm_upper(inner))
+    turned = product.inward(trace) * float(norm_upper(product.lengths[:count])) + design.rows * TINY64
+    inherited = (2.0 * norm + turned) * turned + pairs.defect * (norm + turned) ** 2
+    left, error = _difference(normal_matrix(design), inner, inner, norm**2)
+    return BoundedMatrix(left, (error + inherited) * SHORT_CHAIN)
+
+
+def remainder(matrix: BoundedMatrix, pairs: LeadingPairs, count: int) -> BoundedMatrix:
+    """`A - U L U^T` for the first `count` vectors: A and it have the same Rayleigh quotients on the complement.
+
+    Cost: N^2 count operations.
+    """
+    vectors, values = pairs.vectors[:, :count], pairs.values[:count]
+    return _difference(matrix, vectors * values, vectors, float(norm_upper(vectors)) ** 2 * float(values[0]))
+
+
+def _difference(matrix: BoundedMatrix, left: torch.Tensor, right: torch.Tensor, size: float) -> BoundedMatrix:
+    """`A - left right^T`, exactly symmetric, for factors whose product of Frobenius norms is at most `size`."""
+    computed, error = matrix
+    difference = computed - pieced_matmul(left, right.T)
     # The two halves of the product may differ by a rounding, which its bound covers: one of them decides.
     difference = difference.tril() + difference.tril(-1).T
-    rounding = (pieced_gamma(count) + 4 * U64) * size + U64 * float(norm_upper(difference)) + 4.0 * edge**2 * TINY64
-    return BoundedMatrix(difference, (error + rounding + inherited) * SHORT_CHAIN)
+    products = (pieced_gamma(left.shape[1]) + 4 * U64) * size
+    rounding = products + U64 * float(norm_upper(difference)) + 4.0 * computed.shape[0] ** 2 * TINY64
+    return BoundedMatrix(difference, (error + rounding) * SHORT_CHAIN)

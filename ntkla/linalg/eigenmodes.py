@@ -74,8 +74,9 @@ def eigenmodes(
         block_size: columns that Lanczos multiplies at once; None picks 16, or 32 for k > 32.  It finds that many copies
             of an eigenvalue at once, and more by looking again.
         prove: how Lanczos proves that none larger was missed: `"trace"`, free and sharp where the spectrum decays;
-            `"inertia"`, for features, which forms the smaller side and factors what the modes leave of it (up to three
-            times, m^3 / 3 each); None.  A direct decomposition has proved it anyway.
+            `"inertia"`, which forms the matrix (the smaller side of features, m x m; all of another operator, by
+            products with the identity) and factors what the modes leave of it, up to three times, m^3 / 3 each; None.
+            A direct decomposition has proved it anyway.
         seed: of Lanczos' start vectors; torch's own generators are not touched.
         progress: called as `progress(passes, residual)` with the number of products so far and the worst residual
             of the k pairs relative to the largest value, after every step on a CPU and every restart on a GPU.
@@ -203,14 +204,13 @@ def _operator_modes(operator: LinearOperator, k: int, wish: _Wish) -> Eigenmodes
         )
     size = operator.shape[0]
     k = checks.integer("k", k, least=1, most=size)
-    if wish.prove == "inertia":
-        raise ArgumentError("prove: expected 'trace' or None beside an operator without features, got 'inertia'.")
     block = wish.block or default_block(k, size)
     if size <= _DENSE * basis_columns(k, block):
         checks.memory("eigenmodes", 8 * 12 * size**2, operator.device)
         modes = dense_modes(operator, k, tolerance=wish.tolerance, prove=wish.prove)
     else:
-        checks.memory("eigenmodes", lanczos_memory(size, size, k, block), operator.device)
+        squares = wish.prove == "inertia"
+        checks.memory("eigenmodes", lanczos_memory(size, size, k, block, squares=squares), operator.device)
         modes = lanczos_modes(
             operator,
             k,

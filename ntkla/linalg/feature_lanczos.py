@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from ntkla.linalg.certificates import GramProduct, gram_product
-from ntkla.linalg.completeness import Outside, by_inertia, by_trace, complete, remainder
+from ntkla.linalg.completeness import Outside, by_inertia, by_trace, complete, remainder_of_features
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.lanczos_search import LanczosSearch, Progress
 from ntkla.linalg.leading_enclosures import LeadingPairs, Measured
@@ -121,18 +121,13 @@ class FeatureLanczos:
     def _outside(self, pairs: LeadingPairs, product: GramProduct) -> Outside:
         by = self._by_trace(pairs, product)
         if self.prove == "inertia" and not complete(pairs, self.k, by.bound, self.tolerance):
-            left = remainder(product, pairs, self.k, self.trace[1])
-            found = by_inertia(left, pairs, self.k, self._following(), self.tolerance)
+            left = remainder_of_features(product, pairs, self.k, self.trace[1])
+            found = by_inertia(left, pairs, self.k, self.search.following(), self.tolerance)
             return Outside(found, "inertia") if found < by.bound else by
         return by if self.prove is not None else Outside(self.trace[1], "trace")
 
     def _complete(self, found: Judgement) -> bool:
         return complete(found.pairs, self.k, found.outside.bound, self.tolerance)
-
-    def _following(self) -> float:
-        """About the eigenvalue after the wanted ones, from above."""
-        ritz = self.search.ritz
-        return float((ritz.values + ritz.residuals)[self.k]) if len(ritz.values) > self.k else 0.0
 
     def _more(self) -> int:
         """How many vectors beyond the wanted ones the proof by trace should take in: as few as it needs, or none."""

@@ -110,6 +110,10 @@ class LanczosSearch:
         vectors = self.lanczos.vectors(self.ritz, count)
         return self.ritz.values[:count].clamp(min=0.0).to(vectors.device), vectors
 
+    def following(self) -> float:
+        """About the eigenvalue after the wanted ones, from above; 0 where the basis knows none."""
+        return float((self.ritz.values + self.ritz.residuals)[self.k]) if len(self.ritz.values) > self.k else 0.0
+
     def last_vector(self) -> torch.Tensor:
         """The vector of the smallest Ritz value, [size, 1]."""
         return self.lanczos.vectors(self.ritz, len(self.ritz.values))[:, -1:]

@@ -11,14 +11,16 @@ import math
 
 import torch
 
-from ntkla.linalg.completeness import Outside, by_trace, complete
+from ntkla.linalg.accurate import PANEL
+from ntkla.linalg.completeness import Outside, by_inertia, by_trace, complete, remainder
 from ntkla.linalg.errors import ArgumentError
 from ntkla.linalg.lanczos_search import LanczosSearch, Progress
 from ntkla.linalg.leading_enclosures import LeadingPairs, Measured
 from ntkla.linalg.linear_operator import LinearOperator
 from ntkla.linalg.modes import Eigenmodes
+from ntkla.linalg.normal import BoundedMatrix
 from ntkla.linalg.partial_modes import partial_modes
-from ntkla.linalg.precision import U64, UNIT_ROUNDOFF, gamma, norm_upper, rounded_up
+from ntkla.linalg.precision import SHORT_CHAIN, U64, UNIT_ROUNDOFF, gamma, norm_upper, rounded_up
 
 # Lanczos stops at this many columns for each vector that its basis holds.
 _PATIENCE = 40
@@ -53,7 +55,9 @@ def lanczos_modes(
         converged = search.converge()
         values, vectors = search.pairs(min(k + block, len(search.ritz.values)))
         pairs, conditional = _judged(operator, values, vectors)
-        outside = _outside(pairs, k, trace, prove)
+        outside = _by_trace(pairs, k, trace, prove)
+        if prove == "inertia" and not complete(pairs, k, outside.bound, tolerance):
+            outside = _by_inertia(operator, pairs, k, search.following(), tolerance)
         if not converged or complete(pairs, k, outside.bound, tolerance) or not search.look_again():
             break
     _require_psd(operator, search.ritz.values, search.last_vector())
@@ -71,10 +75,7 @@ def lanczos_modes(
 
 def dense_modes(operator: LinearOperator, k: int, *, tolerance: float, prove: str | None) -> Eigenmodes:
     """The same from all products: the section on the whole space is the operator itself."""
-    size = operator.shape[0]
-    unit = torch.eye(size, dtype=operator.dtype, device=operator.device)
-    image = operator._matmat(unit).to(torch.float64)
-    values, vectors = torch.linalg.eigh((image + image.T) * 0.5)
+    values, vectors = torch.linalg.eigh(dense_matrix(operator).matrix)
     _require_psd(operator, values.flip(0), vectors[:, :1])
     pairs, conditional = _judged(operator, values.flip(0).clamp(min=0.0), vectors.flip(1).contiguous())
     return partial_modes(
@@ -89,18 +90,47 @@ def dense_modes(operator: LinearOperator, k: int, *, tolerance: float, prove: st
     )
 
 
-def _outside(pairs: LeadingPairs, k: int, trace: tuple[float, float] | None, prove: str | None) -> Outside:
+def _by_trace(pairs: LeadingPairs, k: int, trace: tuple[float, float] | None, prove: str | None) -> Outside:
     if prove is None or trace is None:
         return Outside(math.inf if trace is None else trace[1], "trace")
     return Outside(by_trace(pairs, k, trace[1]), "trace")
 
 
+def _by_inertia(operator: LinearOperator, pairs: LeadingPairs, k: int, following: float, tolerance: float) -> Outside:
+    left = remainder(dense_matrix(operator), pairs, k)
+    return Outside(by_inertia(left, pairs, k, following, tolerance), "inertia")
+
+
+def dense_matrix(operator: LinearOperator) -> BoundedMatrix:
+    """The operator as its products with the identity, symmetric, and the 2-norm bound of its error where it tells one.
+
+    Cost: a product with N columns, and N^2 numbers beside the result.
+    """
+    size, errors = operator.shape[0], []
+    matrix = torch.empty((size, size), dtype=torch.float64, device=operator.device)
+    for start in range(0, size, PANEL):
+        width = min(PANEL, size - start)
+        unit = torch.zeros((size, width), dtype=torch.float64, device=operator.device)
+        unit[start : start + width].fill_diagonal_(1.0)
+        _, matrix[:, start : start + width], error = _product(operator, unit)
+        errors.append(error)
+    lost = torch.cat(errors)
+    # A is symmetric, so the symmetric part is no farther from it.
+    matrix = (matrix + matrix.T) * 0.5
+    known = float(norm_upper(lost)) if bool(lost.isfinite().all()) else 0.0
+    return BoundedMatrix(matrix, (known + 2 * U64 * float(norm_upper(matrix))) * SHORT_CHAIN)
+
+
 def _remedy(trace: tuple[float, float] | None, prove: str | None) -> str:
     if prove is None:
-        return "no proof was asked for. Pass prove='trace'."
+        return "no proof was asked for. Pass prove='trace' or 'inertia'."
+    if prove == "inertia":
+        return "the factorisation found more. Pass a larger block_size."
     if trace is None:
-        return "the operator does not tell its trace. Give FunctionOperator(..., trace=...) one."
-    return "the other eigenvalues hold too much of the trace. Ask for more of them, or for fewer."
+        return (
+            "the operator does not tell its trace. Give FunctionOperator(..., trace=...) one, or pass prove='inertia'."
+        )
+    return "the other eigenvalues hold too much of the trace. Pass prove='inertia', which forms the whole matrix."
 
 
 def _judged(operator: LinearOperator, values: torch.Tensor, vectors: torch.Tensor) -> tuple[LeadingPairs, bool]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ntkla.linalg.eigenmodes import eigenmodes
+from ntkla.linalg.kronecker import KroneckerGram
 from ntkla.linalg.lanczos_search import basis_columns
 from ntkla.linalg.operators import FunctionOperator, GramOperator
 from ntkla.testing.spectra import orthonormal_columns
@@ -126,3 +127,17 @@ def test_operators_and_features_agree():
     modes = eigenmodes(foreign, 12)
     assert modes.status.code == "conditional"
     assert_agree(modes, eigenmodes(x, 12, route="full"))
+
+
+@pytest.mark.parametrize("name", ["ten copies", "power law", "rank 1"])
+def test_inertia_proves_what_the_trace_of_an_operator_cannot(name):
+    x = torch.cat([features(SPECTRA[name], rows=SIZE), torch.zeros((40, SIZE), dtype=torch.float64)])
+    gram = KroneckerGram(GramOperator(x), 2)
+    foreign = FunctionOperator(gram._matmat, gram.shape, torch.float64, "cpu", psd=True, matmul_error=1e-12)
+    modes = eigenmodes(foreign, 4, block_size=4, prove="inertia")
+    assert modes.complete
+    assert modes.status.certified
+    assert modes.proof == "inertia"
+    expected = eigenmodes(gram, 4, route="full")
+    assert ((modes.values - expected.values).abs() <= modes.value_error + expected.value_error).all()
+    assert modes.next_value_bound >= expected.spectrum.lower[2]
