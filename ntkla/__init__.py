@@ -19,6 +19,7 @@ from ntkla.forgetting.predict import predict_forgetting
 from ntkla.forgetting.ranks import Rank, effective_rank, vulnerable_rank
 from ntkla.forgetting.report import ForgettingReport, ForgettingReports
 from ntkla.forgetting.samples import SampleDrift
+from ntkla.forgetting.spectral_penalty import SpectralPenalty
 from ntkla.forgetting.tasks import Task
 from ntkla.forgetting.training import GradientDescent, GradientFlow
 from ntkla.linalg.decisions import Decision
@@ -94,6 +95,7 @@ __all__ = [
     "ScaleError",
     "ShapeError",
     "SoftmaxGram",
+    "SpectralPenalty",
     "Status",
     "Task",
     "TaskOverlap",

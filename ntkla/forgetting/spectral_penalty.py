@@ -1,0 +1,171 @@
+"""The regulariser that protects only the directions of the old task's outputs that carry its forgetting.
+
+With u_1, ..., u_k the leading modes of the old task's kernel K on n probes, f the outputs now and f_ref those to keep,
+
+    penalty = weight / k  *  sum_{j <= k} (u_j^T vec(f - f_ref))^2
+
+(arXiv 2606.18024).  For the kernel `I_C (x) G` of a linear head k_G modes U of G stand for k = C k_G modes of K, and
+none is expanded: the sum is `||U^T (f - f_ref)||_F^2`.  For a linear head on features Phi of the probes the penalty's
+effect is closed form: it adds `(2 weight / (C k_G)) Phi^T U U^T Phi` to the normal matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from ntkla.linalg import checks
+from ntkla.linalg.eigenmodes import eigenmodes
+from ntkla.linalg.errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
+from ntkla.linalg.modes import Eigenmodes
+from ntkla.models.extraction import features
+
+
+class SpectralPenalty(torch.nn.Module):
+    """`penalty(outputs)` for any training loop: how far the outputs on the probes moved along the protected modes.
+
+    Args:
+        modes: of the probes' kernel: `eigenmodes(features, k_G)`, or of a `KroneckerGram` with C outputs in any k,
+            or of a `SoftmaxGram`, whose metric `B^T` is then applied to what the outputs moved by.
+        reference: the outputs to keep, [n, C], one row a probe in the order of the modes' features.  Detached.
+        weight: >= 0.
+        outputs: the columns of the model's outputs that the reference has, in its order, for a head that several tasks
+            share; None for all.
+
+    Attributes:
+        count: k, the modes of the whole kernel that are protected.
+
+    A module without parameters: `basis` and `reference` are buffers, so `.to()`, `state_dict` and `load_state_dict`
+    treat them as those of any module.  Several old tasks: one penalty each, added.  Differentiable in the outputs;
+    works under `torch.compile` and under autocast, where it computes in float32 at least.
+
+    Raises:
+        DtypeError, ShapeError, DeviceError, NonFiniteError, ScaleError
+        ArgumentError: a mode whose eigenvalue cannot be told from 0 (any direction would do), or columns given twice.
+
+    Cost of a call: 2 n k_G C operations.
+    """
+
+    basis: torch.Tensor
+    reference: torch.Tensor
+    roots: torch.Tensor | None
+
+    def __init__(
+        self,
+        modes: Eigenmodes,
+        reference: torch.Tensor,
+        weight: float = 1.0,
+        *,
+        outputs: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(modes, Eigenmodes):
+            raise DtypeError(f"modes: expected the result of eigenmodes(...), got {type(modes).__name__}.")
+        kept = checks.matrix("reference", reference, rows=_probes(modes), columns=_outputs(modes))
+        checks.one_device(modes=modes.basis, reference=kept)
+        if float(modes.values[-1]) <= float(modes.value_error[-1]):
+            certain = int((modes.values > modes.value_error).sum())
+            raise ArgumentError(
+                f"modes: expected eigenvalues that are certainly positive, got {certain} of {len(modes.values)} only. "
+                f"The others name no direction: ask eigenmodes for {certain}."
+            )
+        dtype = torch.promote_types(kept.dtype, torch.float32)
+        self.weight = checks.number("weight", weight)
+        if self.weight < 0:
+            raise ArgumentError(f"weight: expected a number >= 0, got {weight!r}.")
+        self.columns = None if outputs is None else _columns(outputs, kept.shape[1])
+        expanded = modes.output_index is not None or modes.softmax is not None
+        self.count = len(modes.values) * (1 if expanded else kept.shape[1])
+        # A cut through the copies of the last mode leaves some outputs of its row unprotected.
+        self.last = len(modes.values) % kept.shape[1] if modes.output_index is not None else 0
+        self.order = modes.order
+        self.register_buffer("basis", modes.basis.to(dtype))
+        self.register_buffer("reference", kept.detach().to(dtype).clone())
+        self.register_buffer("roots", None if modes.softmax is None else modes.softmax.root.roots.to(dtype))
+
+    @classmethod
+    def from_model(
+        cls,
+        model: torch.nn.Module,
+        loader: Iterable[Any],
+        k: int,
+        *,
+        layer: str,
+        weight: float = 1.0,
+        bias: bool = True,
+        outputs: Sequence[int] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> SpectralPenalty:
+        """The penalty that keeps what a model says now about a loader's probes.
+
+        Args:
+            model: returns outputs [n, C]; it is run twice, undisturbed, as `ntkla.models.features` says.
+            loader: of probes, in an order that stays: it must give the same probes again.
+            k: k_G, how many modes of the probes' Gram matrix are protected, each for all outputs.
+            layer: name of the submodule whose output is the input of the linear head.
+            weight, outputs: as above.
+            bias: whether the head has a bias that is trained.
+            dtype: of the features.
+
+        Raises:
+            As `ntkla.models.features` and `ntkla.eigenmodes`.
+        """
+        probes = features(model, loader, layer=layer, dtype=dtype)
+        now = features(model, loader, dtype=dtype).features
+        kept = now if outputs is None else now[:, list(outputs)]
+        return cls(eigenmodes(probes.features, k, bias=bias), kept, weight, outputs=outputs)
+
+    def forward(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The penalty, a scalar, for the model's outputs on all probes, [n, C] (or all columns of a shared head).
+
+        Raises:
+            ShapeError: other probes than the modes were made of.
+            NonFiniteError: an output is NaN or infinite (not looked for while torch compiles).
+        """
+        selected = outputs if self.columns is None else outputs[:, self.columns]
+        if selected.shape != self.reference.shape:
+            raise ShapeError(
+                f"outputs: expected {tuple(self.reference.shape)}, the probes and outputs of the reference, got "
+                f"{tuple(selected.shape)}. Pass the model's outputs for exactly those probes, in their order."
+            )
+        wide = torch.promote_types(selected.dtype, torch.promote_types(self.reference.dtype, torch.float32))
+        with torch.autocast(selected.device.type, enabled=False):
+            moved = selected.to(wide) - self.reference.to(wide)
+            total = self._coefficients(moved).square().sum() * (self.weight / self.count)
+        if not torch.compiler.is_compiling() and not bool(torch.isfinite(total.detach())):
+            raise NonFiniteError("outputs: the penalty is NaN or infinite, so an output is. Lower the learning rate.")
+        return total
+
+    def _coefficients(self, moved: torch.Tensor) -> torch.Tensor:
+        """`U^T (f - f_ref)`, in the metric of cross-entropy where the modes are."""
+        basis = self.basis.to(moved.dtype)
+        if self.roots is None:
+            found = basis.T @ moved
+            return found if self.last == 0 else torch.cat([found[:-1].flatten(), found[-1, : self.last]])
+        roots = self.roots.to(moved.dtype)
+        half = roots * (moved - (roots.square() * moved).sum(1, keepdim=True))
+        return basis.T @ (half.T if self.order == "class" else half).reshape(-1)
+
+    def extra_repr(self) -> str:
+        """What `print` shows of the module."""
+        return f"{self.count} modes on {self.reference.shape[0]} probes, weight={self.weight:g}"
+
+
+def _probes(modes: Eigenmodes) -> int:
+    return modes.basis.shape[0] if modes.softmax is None else modes.softmax.samples
+
+
+def _outputs(modes: Eigenmodes) -> int | None:
+    """How many outputs the modes were made for; None for modes of G, which serve any number."""
+    if modes.softmax is not None:
+        return modes.softmax.outputs
+    return None if modes.output_index is None else modes.spectrum.multiplicity
+
+
+def _columns(outputs: Sequence[int], expected: int) -> list[int]:
+    columns = [checks.integer("outputs", c, least=0) for c in outputs]
+    if len(set(columns)) != len(columns) or len(columns) != expected:
+        raise ArgumentError(f"outputs: expected {expected} distinct columns, as the reference has, got {columns}.")
+    return columns
