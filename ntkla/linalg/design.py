@@ -18,6 +18,8 @@ from ntkla.linalg.products import PIECE, add_matmul, pieced_matmul
 # At most 32 MiB a block: fewer rows would spend the time of wide features on adding up their many small products.
 _BLOCK_ENTRIES = 2**22
 MOST_BLOCK_ROWS = 1024
+# Factors of at most this many columns are multiplied as rows on the CPU.
+_THIN = 128
 # Norms between these lose less than a rounding to squares that vanish, and none to squares that overflow.
 _SQUARES_KEPT = {torch.float64: (2.0**-400, 2.0**500), torch.float32: (2.0**-40, 2.0**60)}
 # Below this norm, squares that vanished may be what it is made of.
@@ -91,19 +93,31 @@ class DesignMatrix:
     def matmul(self, w: torch.Tensor) -> torch.Tensor:
         """Phi w in float64: w [columns, m] -> [n, m], off by at most pieced_gamma(columns) |Phi| |w|."""
         out = torch.empty((self.rows, w.shape[1]), dtype=torch.float64, device=self.device)
+        thin = self._thin(w)
+        by_columns = w.T.contiguous() if thin else w
         for rows, block in self.blocks():
-            out[rows] = pieced_matmul(block, w)
+            out[rows] = pieced_matmul(by_columns, block.T).T if thin else pieced_matmul(block, w)
         return out
 
     def rmatmul(self, t: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Phi^T t in float64: t [n, m] -> [columns, m], off by at most gamma_`summands` |Phi|^T |t| (+ underflow).
 
-        With weights [n] it is Phi^T (weights * t), and t is multiplied block by block.
+        With weights [n] it is Phi^T (weights * t); a t of more than 128 columns is multiplied block by block.
         """
+        if self._thin(t):
+            by_columns = t.T.contiguous() if weights is None else (t * weights[:, None]).T.contiguous()
+            turned = torch.zeros((t.shape[1], self.columns), dtype=torch.float64, device=self.device)
+            for rows, block in self.blocks():
+                add_matmul(turned, by_columns[:, rows], block)
+            return turned.T.contiguous()
         out = torch.zeros((self.columns, t.shape[1]), dtype=torch.float64, device=self.device)
         for rows, block in self.blocks():
             add_matmul(out, block.T, t[rows] if weights is None else t[rows] * weights[rows, None])
         return out
+
+    def _thin(self, factor: torch.Tensor) -> bool:
+        """Whether products with this factor are twice as fast when it lies by columns: few of them, on the CPU."""
+        return self.device.type == "cpu" and 1 < factor.shape[1] <= _THIN
 
     @property
     def summands(self) -> int:
