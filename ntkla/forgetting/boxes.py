@@ -1,79 +1,119 @@
 """Enclosures of eigenvalues as exact integers, for decisions that no rounding of a sum may touch.
 
 Every float64 number is an integer over 2^1074, so sums and comparisons of the ends of intervals are integer arithmetic.
+
+Of a spectrum that is known in part, the other eigenvalues are never listed: they lie between zero and one common bound,
+and what they add up to is what the known ones leave of the trace.  With T the upper bound of the trace and L the sum of
+all lower bounds, no eigenvalue exceeds its own lower bound by more than T - L.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
 from ntkla.linalg import checks
 from ntkla.linalg.design import widened
-from ntkla.linalg.eigenmodes import spectrum_of
+from ntkla.linalg.eigenmodes import eigenmodes, spectrum_of
 from ntkla.linalg.errors import ArgumentError
 from ntkla.linalg.feature_modes import FeatureModes
+from ntkla.linalg.foreign import as_operator
+from ntkla.linalg.kronecker import KroneckerGram
+from ntkla.linalg.linear_operator import LinearOperator
 from ntkla.linalg.modes import Eigenmodes, Spectrum, beyond
-from ntkla.linalg.precision import SHORT_CHAIN
+from ntkla.linalg.operators import GramOperator
 
 _GRID = 2**1074
+# Rows of an operator that is no Gram matrix, up to which all of its eigenvalues are computed without being asked for.
+_DENSE_ROWS = 2048
 
 
 @dataclass(frozen=True)
-class Boxes:
-    """Enclosures of all eigenvalues of a positive semidefinite operator; numbers are integers over 2^1074.
+class LowerEnds:
+    """Lower bounds of the eigenvalues of a positive semidefinite operator, where nothing bounds them from above.
+
+    Numbers are integers over 2^1074.
 
     Attributes:
-        low, high: ends of the intervals, [m], each descending; the other `size - m` eigenvalues are zero.
+        low: lower ends, [m], descending; the other `size - m` eigenvalues are at least zero.
         values: the computed eigenvalues, descending.
+        tail: about the sum of the others.
         size: the number of eigenvalues, multiplicity left out.
-        total_low, total_high: enclosure of the sum of the `size` eigenvalues.
         multiplicity: how often each eigenvalue occurs.
+        conditional: whether the ends hold for an operator as evaluated only.
     """
 
     low: list[int]
-    high: list[int]
     values: list[int]
+    tail: int
     size: int
+    multiplicity: int
+    conditional: bool
+
+    @property
+    def everything(self) -> int:
+        """The number of eigenvalues, every copy counted."""
+        return self.size * self.multiplicity
+
+
+@dataclass(frozen=True)
+class Boxes(LowerEnds):
+    """Enclosures of all eigenvalues.
+
+    Attributes:
+        high: upper ends, [m], descending.
+        rest: upper bound of each of the other `size - m` eigenvalues.
+        total_low, total_high: enclosure of the sum of the `size` eigenvalues.
+    """
+
+    high: list[int]
+    rest: int
     total_low: int
     total_high: int
-    multiplicity: int = 1
+
+    @property
+    def others(self) -> int:
+        """How many eigenvalues that are not listed may be positive."""
+        return self.size - len(self.high) if self.rest > 0 else 0
+
+    @property
+    def count(self) -> int:
+        """How many eigenvalues may be positive."""
+        return sum(h > 0 for h in self.high) + self.others
 
 
-def _on_grid(x: float) -> int:
-    numerator, denominator = x.as_integer_ratio()
-    return numerator * (_GRID // denominator)
-
-
-def _sorted_on_grid(x: torch.Tensor) -> list[int]:
-    return sorted((_on_grid(v) for v in x.tolist()), reverse=True)
-
-
-def boxes_of(given: object, bias: bool, value_error: torch.Tensor | float | None) -> Boxes:
+def boxes_of(given: object, bias: bool, value_error: torch.Tensor | float | None) -> LowerEnds:
     """The enclosures behind the first argument of `effective_rank`, whose errors it raises."""
     if isinstance(given, torch.Tensor) and given.ndim == 1:
-        return _of_values(given, value_error)
+        return _of_spectrum(_of_values(given, value_error))
     if value_error is not None:
         raise ArgumentError("value_error: expected None unless eigenvalues [m] are given; features bring their own.")
     if isinstance(given, (Eigenmodes, FeatureModes)):
         given = given.spectrum
-    spectrum = given if isinstance(given, Spectrum) else spectrum_of(given, bias=bias)  # type: ignore[arg-type]
-    low, high = (_on_grid(spectrum.trace) + sign * _on_grid(spectrum.trace_error) for sign in (-1, 1))
-    # No eigenvalue exceeds the trace, which is known even where an enclosure failed.
-    largest = (spectrum.trace + spectrum.trace_error) * SHORT_CHAIN
-    boxes = _from_ends(spectrum.lower, spectrum.upper.clamp(max=largest), spectrum.values)
-    return replace(
-        boxes,
-        size=spectrum.size,
-        total_low=max(boxes.total_low, low),
-        total_high=min(boxes.total_high, high),
-        multiplicity=spectrum.multiplicity,
-    )
+    return _of_spectrum(given if isinstance(given, Spectrum) else _all_eigenvalues(given, bias))
 
 
-def _of_values(values: torch.Tensor, value_error: torch.Tensor | float | None) -> Boxes:
-    """The i-th largest eigenvalue lies between the i-th largest lower and the i-th largest upper end."""
+def _all_eigenvalues(given: object, bias: bool) -> Spectrum:
+    """Of features, or of an operator; ArgumentError for one that takes too long without being asked for."""
+    operator = as_operator(given)
+    if not isinstance(operator, LinearOperator):
+        return spectrum_of(operator, bias=bias)  # type: ignore[arg-type]
+    factor = operator.gram if isinstance(operator, KroneckerGram) else operator
+    if isinstance(factor, GramOperator):
+        return spectrum_of(operator, bias=bias)
+    if factor.shape[0] > _DENSE_ROWS:
+        raise ArgumentError(
+            f"expected features, a Gram operator, or an operator of at most {_DENSE_ROWS} rows, got {factor}: all of "
+            "its eigenvalues would be computed. Pass the result of eigenmodes(operator, k): k modes bound its ranks."
+        )
+    return eigenmodes(operator, operator.shape[0], bias=bias).spectrum
+
+
+def _of_values(values: torch.Tensor, value_error: torch.Tensor | float | None) -> Spectrum:
+    """Eigenvalues and errors that a caller claims."""
     exact = widened(checks.matrix("values", values[None])[0])
     if value_error is None:
         error = torch.zeros_like(exact)
@@ -85,14 +125,47 @@ def _of_values(values: torch.Tensor, value_error: torch.Tensor | float | None) -
         error = torch.full_like(exact, checks.number("value_error", value_error))
     if bool((error < 0).any()):
         raise ArgumentError("value_error: expected bounds >= 0, got a negative one.")
-    upper = beyond(exact + error, error, torch.inf)
-    if bool((upper < 0).any()):
+    if bool((beyond(exact + error, error, torch.inf) < 0).any()):
         raise ArgumentError(
             f"values: expected eigenvalues >= 0, got {float(exact.min()):.6g}. Clamp rounding noise to 0."
         )
-    return _from_ends(beyond(exact - error, error, -torch.inf).clamp_(min=0.0), upper, exact.clamp(min=0.0))
+    return Spectrum(exact, error, len(exact), float(exact.sum()), math.inf)
 
 
-def _from_ends(lower: torch.Tensor, upper: torch.Tensor, values: torch.Tensor) -> Boxes:
-    low, high = _sorted_on_grid(lower), _sorted_on_grid(upper)
-    return Boxes(low, high, _sorted_on_grid(values), len(low), sum(low), sum(high))
+def _of_spectrum(spectrum: Spectrum) -> LowerEnds:
+    """The i-th largest eigenvalue lies between the i-th largest lower and the i-th largest upper end."""
+    low, values = _sorted_on_grid(spectrum.lower), _sorted_on_grid(spectrum.values.clamp(min=0.0))
+    upper, missing = sorted(spectrum.upper.tolist(), reverse=True), spectrum.size - len(low)
+    known = (low, values, _tail(spectrum, values), spectrum.size, spectrum.multiplicity, spectrum.conditional)
+    # The others come after the last one that is listed.
+    rest = min(spectrum.rest, upper[-1]) if missing else 0.0
+    if not math.isfinite(spectrum.trace_error):
+        if not math.isfinite(upper[0]):
+            return LowerEnds(*known)
+        high, last = [_on_grid(h) for h in upper], _on_grid(rest)
+        return Boxes(*known, high, last, sum(low), sum(high) + missing * last)
+    least, most = (_on_grid(spectrum.trace) + sign * _on_grid(spectrum.trace_error) for sign in (-1, 1))
+    slack = most - sum(low)
+    ends = [min(a + slack, _on_grid(h) if math.isfinite(h) else most) for a, h in zip(low, upper, strict=True)]
+    high = list(accumulate(ends, min))
+    last = min(slack, _on_grid(rest) if math.isfinite(rest) else most)
+    total_low, total_high = max(sum(low), least), min(sum(high) + missing * last, most)
+    if total_low > total_high:
+        raise ArgumentError("trace: expected one that agrees with the eigenvalues, got one that no such spectrum has.")
+    return Boxes(*known, high, last, total_low, total_high)
+
+
+def _tail(spectrum: Spectrum, values: list[int]) -> int:
+    """What the trace leaves to the eigenvalues that are not listed, as computed."""
+    if spectrum.rest == 0.0 or spectrum.size == len(values) or not math.isfinite(spectrum.trace_error):
+        return 0
+    return max(0, _on_grid(spectrum.trace) - sum(values))
+
+
+def _on_grid(x: float) -> int:
+    numerator, denominator = x.as_integer_ratio()
+    return numerator * (_GRID // denominator)
+
+
+def _sorted_on_grid(x: torch.Tensor) -> list[int]:
+    return sorted((_on_grid(v) for v in x.tolist()), reverse=True)

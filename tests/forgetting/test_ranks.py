@@ -173,10 +173,15 @@ def test_the_rank_itself_is_an_interval_when_noise_may_be_rank():
 
 
 def test_equality_at_the_share_is_decided_only_for_exact_values():
-    values = tensor([1.0, 1.0, 1.0, 1.0])
-    assert effective_rank(values, q=0.5).value == 2
-    rank = effective_rank(values, q=0.5, value_error=1e-12)
+    values = tensor([3.0, 3.0, 1.0, 1.0])
+    assert effective_rank(values, q=0.75).value == 2
+    rank = effective_rank(values, q=0.75, value_error=1e-12)
     assert (rank.value, rank.low, rank.high) == (None, 2, 3)
+
+
+def test_the_order_of_eigenvalues_decides_what_their_errors_do_not():
+    """The first half of any spectrum holds at least half of it."""
+    assert effective_rank(tensor([1.0] * 4), q=0.5, value_error=1e-12).value == 2
 
 
 def test_a_rank_moved_by_one_is_noticed():
