@@ -45,6 +45,8 @@ def complete(pairs: LeadingPairs, count: int, bound: float, tolerance: float) ->
 
 def by_trace(pairs: LeadingPairs, count: int, trace: float) -> float:
     """d of the first `count` vectors from an upper bound of the trace and all vectors, or from the first ones alone."""
+    if trace == 0.0:
+        return 0.0
     every = pairs.values.shape[0]
     bounds = [max(0.0, trace - pairs.trace_inside(m)) * SHORT_CHAIN + TINY64 for m in (count, every)]
     return min(bounds[0], pairs.outside(count, bounds[1]))

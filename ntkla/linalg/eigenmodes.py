@@ -22,7 +22,7 @@ from ntkla.linalg.feature_lanczos import FeatureLanczos
 from ntkla.linalg.foreign import as_operator
 from ntkla.linalg.full_modes import full_modes
 from ntkla.linalg.kronecker import KroneckerGram
-from ntkla.linalg.lanczos_search import Progress, basis_columns, default_block, has_room
+from ntkla.linalg.lanczos_search import Progress, basis_columns, default_block, has_room, patience
 from ntkla.linalg.linear_operator import LinearOperator
 from ntkla.linalg.modes import Eigenmodes, Spectrum
 from ntkla.linalg.operator_modes import dense_modes, lanczos_modes
@@ -181,7 +181,8 @@ def _feature_modes(design: DesignMatrix, k: int, wish: _Wish) -> Eigenmodes:
             tolerance=wish.tolerance,
             prove=wish.prove,
             seed=wish.seed,
-            most_columns=cost.most_columns if wish.route == "auto" else float("inf"),
+            most_columns=cost.most_columns if wish.route == "auto" else patience(k, block),
+            gives_way=wish.route == "auto",
             progress=wish.progress,
         ).modes()
         if modes is not None:

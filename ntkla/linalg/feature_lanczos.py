@@ -46,6 +46,7 @@ class FeatureLanczos:
         design: Phi.
         k, block, tolerance, seed, most_columns, progress: as for `LanczosSearch`.
         prove: `"trace"`, `"inertia"` or None.
+        gives_way: whether there is no result rather than one that has not converged.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class FeatureLanczos:
         prove: str | None,
         seed: int,
         most_columns: float,
+        gives_way: bool,
         progress: Progress | None,
     ) -> None:
-        self.design, self.k, self.tolerance, self.prove = design, k, tolerance, prove
+        self.design, self.k, self.tolerance, self.prove, self.gives_way = design, k, tolerance, prove, gives_way
         self.on_samples = design.rows <= design.columns
         gram = GramOperator(design.features, design.bias)
         self.trace = summed_bounds(*gram.diagonal_bounds())
@@ -77,12 +79,14 @@ class FeatureLanczos:
         )
 
     def modes(self) -> Eigenmodes | None:
-        """The modes; None when the columns ran out before they converged."""
-        found = self._found()
-        while found is not None and not self._complete(found) and self.search.look_again():
+        """The modes; None when the columns ran out before they converged and another route is to be taken then."""
+        while True:
+            converged = self.search.converge()
+            if not converged and self.gives_way:
+                return None
             found = self._found()
-        if found is None:
-            return None
+            if not converged or self._complete(found) or not self.search.look_again():
+                break
         return partial_modes(
             found.pairs,
             self.k,
@@ -93,9 +97,7 @@ class FeatureLanczos:
             remedy=_REMEDIES[self.prove],
         )
 
-    def _found(self) -> Judgement | None:
-        if not self.search.converge():
-            return None
+    def _found(self) -> Judgement:
         values, vectors = self.search.pairs(self.k + self._more())
         product = gram_product(self.design, vectors if self.on_samples else self._lifted(vectors))
         return self._judged(values, product)

@@ -2,7 +2,8 @@
 
 If `t I - A` has a Cholesky factor, no eigenvalue of A exceeds t (Sylvester).  In floating point: when the factorisation
 of a symmetric matrix M [m, m] runs to its end, `M + dM = R^T R` with `|dM_ij| <= g sqrt(m_ii m_jj)`,
-`g = gamma_{m+1} / (1 - gamma_{m+1})` (Demmel; Higham, Accuracy and Stability, theorem 10.7), hence
+`g = gamma_{m+2} / (1 - gamma_{m+2})` (Demmel; Higham, Accuracy and Stability, theorem 10.7, with one rounding more for
+a division by multiplying with the reciprocal, as BLAS libraries do), hence
 
     lambda_min(M) >= -g tr(M) - (underflow)       (Rump, "Verification of positive definiteness", BIT 46, 2006)
 
@@ -42,7 +43,7 @@ def largest_below(matrix: BoundedMatrix, threshold: float) -> float | None:
 def least_margin(matrix: BoundedMatrix, threshold: float) -> float:
     """How far above a threshold the bound of `largest_below` lies when the factorisation succeeds there."""
     edge, diagonal = matrix.matrix.shape[0], matrix.matrix.diagonal()
-    factor, largest = gamma(edge + 1), float(diagonal.abs().max())
+    factor, largest = gamma(edge + 2), float(diagonal.abs().max())
     if not factor < 0.5:
         return math.inf
     trace = float((threshold - diagonal).abs().sum()) * (1.0 + gamma(edge + 2))

@@ -16,9 +16,11 @@ What goes wrong elsewhere, and why it does not here:
 - H is filled with the coefficients that were computed, not assumed tridiagonal, so lost orthogonality cannot make
   copies: two Ritz vectors of one eigenvector would need two orthonormal vectors that are the same.
 - A block that loses rank is completed by QR with new directions, orthogonalised like any other: there is no breakdown,
-  hence no threshold for one.  Everything else is compared with the largest Ritz value, never with a constant.
+  hence no threshold for one.  Where arithmetic is exact QR would make up the same direction again and again, which
+  then lies in the basis; so noise of the size of one rounding is added first.  Everything else is compared with the
+  largest Ritz value, never with a constant.
 
-Nothing here is proved; `enclosures.py` judges the vectors that come out, however they were made.
+Nothing here is proved; `leading_enclosures.py` judges the vectors that come out, however they were made.
 """
 
 from __future__ import annotations
@@ -29,9 +31,13 @@ from typing import NamedTuple
 
 import torch
 
+from ntkla.linalg.precision import U64
+
 Product = Callable[[torch.Tensor], torch.Tensor]
 # Powers of two that scale products: both they and their inverses are normal numbers.
 _LARGEST_EXPONENT = 1000
+# The least noise, for an operator that has shown nothing but zeros: far below any product that is scaled.
+_LEAST_NOISE = 2.0**-600
 
 
 class Ritz(NamedTuple):
@@ -54,7 +60,7 @@ class BlockLanczos:
         seed: of the random blocks; the global generator is not touched.
         device: where the basis lives.
 
-    Memory: `(capacity + 2 block)` vectors of length N.  A step costs one product and `6 N m b` operations for a basis
+    Memory: `(capacity + 3 block)` vectors of length N.  A step costs one product and `6 N m b` operations for a basis
     of m columns; on a GPU it does not wait for the device.  Deterministic for fixed inputs, versions and threads.
     """
 
@@ -72,7 +78,9 @@ class BlockLanczos:
         # What earlier restarts dropped of the residuals of the first columns.
         self._dropped = torch.zeros(capacity, dtype=torch.float64, device=device)
         self._scale: float | None = None
-        self._set_next(self._random())
+        start = self._random()
+        self._noise = start.clone()
+        self._set_next(start)
 
     @property
     def full(self) -> bool:
@@ -91,7 +99,9 @@ class BlockLanczos:
         coefficients += again
         self._section[:stop, start:stop] = coefficients
         self._section[start:stop, :start] = coefficients[:start].T
-        following, first = torch.linalg.qr(image)
+        # Turned on with every step, so that it is a new direction each time.
+        size = U64 * self._section.abs().max() + _LEAST_NOISE
+        following, first = torch.linalg.qr(image + size * torch.roll(self._noise, self.passes, 0))
         # Columns that QR made up for a lost rank, or that rounding spoilt, are not orthogonal to the basis yet.
         following -= basis @ (basis.T @ following)
         following, second = torch.linalg.qr(following)
@@ -119,7 +129,7 @@ class BlockLanczos:
         # Half as many again as are wanted: those behind them shield the wanted ones from the rest of the spectrum.
         kept = min(self.wanted + self.wanted // 2 + self.block, self.capacity - self.block)
         following = self._basis[:, self.filled : self.filled + self.block].clone()
-        self._keep(ritz, kept, torch.zeros(kept, dtype=torch.float64))
+        self._keep(ritz, kept, torch.zeros_like(ritz.residuals[:kept]))
         self._set_next(following)
 
     def restart_afresh(self, ritz: Ritz) -> None:

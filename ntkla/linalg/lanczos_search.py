@@ -19,6 +19,8 @@ Progress = Callable[[int, float], None]
 
 # A restart keeps k + k/2 + block vectors; this many blocks beside 2 k leave it room to work.
 _BLOCKS_HELD = 8
+# Lanczos gives up after this many columns for each vector of its basis, where nothing else says how many are worth it.
+_PATIENCE = 40
 # How far the residual of the first unwanted pair may reach into the gap below the wanted ones.
 _SETTLED = 0.1
 
@@ -34,6 +36,11 @@ def default_block(k: int, size: int) -> int:
     A product with 16 columns costs little more than one with a few, and up to 16 copies of an eigenvalue come at once.
     """
     return max(1, min(16 if k <= 32 else 32, (size - 2 * k) // (_BLOCKS_HELD + 1)))
+
+
+def patience(k: int, block: int) -> float:
+    """Columns after which a search that did not converge ends."""
+    return _PATIENCE * float(basis_columns(k, block) - block)
 
 
 def has_room(k: int, block: int, size: int) -> bool:
@@ -92,6 +99,9 @@ class LanczosSearch:
     def look_again(self) -> bool:
         """Searches the complement of what was found; True when that changed one of the k leading values."""
         k, former = self.k, self.ritz.values[: self.k]
+        # A product that is noisy may change the values for ever.
+        if self.lanczos.columns >= 2 * self.most_columns:
+            return False
         last = self.lanczos.columns + min(self.lanczos.columns, self.most_columns)
         self.lanczos.restart_afresh(self.ritz)
         while True:

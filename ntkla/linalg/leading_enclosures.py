@@ -78,7 +78,9 @@ class LeadingPairs:
     def outside(self, count: int, outside_all: float) -> float:
         """d of the first `count` vectors from d of all."""
         every = self.values.shape[0]
-        if count == every or not self.defect < 1.0:
+        if not self.defect < 1.0:
+            return math.inf
+        if count == every:
             return outside_all
         largest = float(self.upper(every, outside_all)[0])
         shared = self.defect / (1.0 - self.defect) * SHORT_CHAIN

@@ -14,16 +14,13 @@ import torch
 from ntkla.linalg.accurate import PANEL
 from ntkla.linalg.completeness import Outside, by_inertia, by_trace, complete, remainder
 from ntkla.linalg.errors import ArgumentError
-from ntkla.linalg.lanczos_search import LanczosSearch, Progress
+from ntkla.linalg.lanczos_search import LanczosSearch, Progress, patience
 from ntkla.linalg.leading_enclosures import LeadingPairs, Measured
 from ntkla.linalg.linear_operator import LinearOperator
 from ntkla.linalg.modes import Eigenmodes
 from ntkla.linalg.normal import BoundedMatrix
 from ntkla.linalg.partial_modes import partial_modes
 from ntkla.linalg.precision import SHORT_CHAIN, U64, UNIT_ROUNDOFF, gamma, norm_upper, rounded_up
-
-# Lanczos stops at this many columns for each vector that its basis holds.
-_PATIENCE = 40
 
 
 def lanczos_modes(
@@ -47,7 +44,7 @@ def lanczos_modes(
         tolerance=max(tolerance, 4 * UNIT_ROUNDOFF[operator.dtype]),
         seed=seed,
         device=operator.device,
-        most_columns=_PATIENCE * (2 * k + 8 * block),
+        most_columns=patience(k, block),
         progress=progress,
     )
     trace = operator.trace_bounds()
@@ -85,7 +82,7 @@ def dense_modes(operator: LinearOperator, k: int, *, tolerance: float, prove: st
         operator.trace_bounds(),
         tolerance=tolerance,
         passes=2,
-        remedy=_remedy(None, prove),
+        remedy="",  # a full decomposition needs none
         conditional=conditional,
     )
 
@@ -149,10 +146,11 @@ def _product(operator: LinearOperator, v: torch.Tensor) -> tuple[torch.Tensor, t
         part = rest.to(operator.dtype)
         wide = part.to(torch.float64)
         image = image + operator._matmat(part).to(torch.float64)
-        error = error + operator._error_bound(wide)
+        # The parts may cancel, so each sum counts with its own size.
+        error = error + operator._error_bound(wide) + U64 * norm_upper(image, dim=0)
         rest = rest - wide
     # What is left underflows in the narrow type: the vectors do without it.
-    return v - rest, image, rounded_up(error + gamma(8) * norm_upper(image, dim=0))
+    return v - rest, image, rounded_up(error)
 
 
 def _require_psd(operator: LinearOperator, values: torch.Tensor, vector: torch.Tensor) -> None:

@@ -43,7 +43,9 @@ def partial_modes(
     in_order = torch.maximum(below, (upper - values) * SHORT_CHAIN + 4 * U64 * values)
     matched = below.clamp(min=pairs.coupling(k) * SHORT_CHAIN)
     largest = float(lower[0])
-    proved = complete(pairs, k, outside.bound, tolerance)
+    # All of the operator was decomposed: none is missing, however wide the errors are.
+    whole = outside.proof == "full" and math.isfinite(outside.bound)
+    proved = whole or complete(pairs, k, outside.bound, tolerance)
     errors = in_order if proved else matched
     spectrum = _spectrum(values, below, None if proved else upper, in_order, size, trace, outside.bound, conditional)
     lowest, highest = _padded(spectrum, size)
@@ -100,10 +102,11 @@ def _status(relative: float, tolerance: float, complete: bool, conditional: bool
     found = Status.of_bound(
         relative, tolerance, "the bounds hold: use them, or pass a larger tol or more block_size.", what=what
     )
+    message = (
+        f"{found.message} That holds for the operator as evaluated: it says no error." if conditional else found.message
+    )
     if not found.certified:
-        return found
+        return Status(found.code, message)
     if not complete:
-        return Status(codes.INCOMPLETE, f"{found.message} That none larger was missed is not proved: {remedy}")
-    if conditional:
-        return Status(codes.CONDITIONAL, f"{found.message} That holds for the operator as evaluated: it says no error.")
-    return found
+        return Status(codes.INCOMPLETE, f"{message} That none larger was missed is not proved: {remedy}")
+    return Status(codes.CONDITIONAL, message) if conditional else found
