@@ -2,7 +2,8 @@
 
 `e_m = ||u_m^T dF||^2`, summed over the outputs; `r_q` is the fewest modes that carry the share q of `||dF||_F^2`.
 Vectors of one cluster (equal or indistinguishable eigenvalues) are defined as a subspace only: their single energies
-belong to the basis at hand, the cluster's sum does not.  Bounds: `energies.py`.
+belong to the basis at hand, the cluster's sum does not.  Bounds: `energies.py`.  They rest on the angles that the modes
+certify: where it is not proved that the leading modes are all there, the angle bound is 1 and the energy is open.
 
 In modes of a `SoftmaxGram`, `B^T (I (x) G) B`, energies are those of `B^T dF`.  `B B^T = diag(p) - p p^T` is the
 Hessian S of the cross-entropy in the outputs, so they add up to `sum_i f_i^T S_i f_i`, f_i the rows of the drift: twice
@@ -16,16 +17,16 @@ from dataclasses import dataclass
 
 import torch
 
-from ntkla.forgetting.energies import Energies, Interval, energies_in
+from ntkla.forgetting.energies import Energies, Interval, energies_in, shares
 from ntkla.forgetting.ranks import Rank, counted, share_between_0_and_1
 from ntkla.linalg import checks
 from ntkla.linalg.design import widened
 from ntkla.linalg.errors import DtypeError
 from ntkla.linalg.feature_modes import FeatureModes
 from ntkla.linalg.modes import Cluster, Eigenmodes
-from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, TINY64, gamma, norm_upper, rounded_up
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, gamma, norm_upper, rounded_up
 from ntkla.linalg.results import Result
-from ntkla.linalg.status import Status
+from ntkla.linalg.status import CONDITIONAL, Status
 
 ORDERS = ("eigenvalue", "energy")
 
@@ -47,7 +48,9 @@ class Decomposition(Result):
         cluster_energy, cluster_energy_error: [number of clusters], the energy in each cluster's eigenspace.
         clusters: the clusters, as in `Eigenmodes`.
         modes: how many modes the operator has.
-        status: `"certified"` when the energies of all whole clusters are within the tolerance, relative to the total.
+        conditional: whether every bound holds for a foreign operator as evaluated only.
+        status: `"certified"` when the energies of all whole clusters are within the tolerance, relative to the total;
+            `"conditional"` when they are for a foreign operator as evaluated.
     """
 
     energy: torch.Tensor
@@ -64,6 +67,7 @@ class Decomposition(Result):
     cluster_energy_error: torch.Tensor
     clusters: tuple[Cluster, ...]
     modes: int
+    conditional: bool
     status: Status
 
     def rank(self, q: float, order: str = "eigenvalue") -> Rank:
@@ -85,13 +89,14 @@ class Decomposition(Result):
         by_energy = checks.choice("order", order, ORDERS) == "energy"
         low, high = self._shares_by_energy() if by_energy else (self.cumulative_low, self.cumulative_high)
         if self.total == self.total_error == 0.0:
-            return counted(0, 0, order, q)
+            return counted(0, 0, order, q, self.conditional)
         certain, possible = (torch.nonzero(share >= q).flatten() for share in (low, high))
         least = int(possible[0]) + 1 if possible.numel() else low.shape[0] + 1
         # An exact drift of zero has rank 0; it is excluded when the total is certainly positive.
         most = low.shape[0] if self.tail == self.tail_error == 0.0 else self.modes
         least = 0 if self.total_error >= self.total else min(least, most)
-        return counted(least, min(int(certain[0]) + 1, most) if certain.numel() else most, order, q)
+        most = min(int(certain[0]) + 1, most) if certain.numel() else most
+        return counted(least, most, order, q, self.conditional)
 
     def _shares_by_energy(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Bounds of the share in the j + 1 modes of largest energy.
@@ -130,7 +135,8 @@ def decompose(
     Args:
         drift: [n, C], one row a sample, such as `Forgetting.drift`.
         modes: `eigenmodes` of the features that the drift belongs to, of their Kronecker kernel with C outputs, or of
-            their `SoftmaxGram`: then energies are those of `B^T dF`, and their total is `sum_i f_i^T S_i f_i`.
+            their `SoftmaxGram`: then energies are those of `B^T dF`, and their total is `sum_i f_i^T S_i f_i`.  They
+            need not be complete.
         error_bound: [n, C], entrywise bounds of the drift's error, such as `Forgetting.error_bound` (infinite entries
             allowed); None takes the drift as exact.
         tol: error of a cluster's energy, relative to the total, up to which the status is certified; 1e-10 when None.
@@ -199,7 +205,7 @@ def assembled(energies: Energies, modes: Eigenmodes | FeatureModes, exponent: in
     }
     whole = errors["cluster_energy_error"][: len(modes.clusters) - int(modes.cut)]
     worst = float(torch.cat([whole, errors["total_error"].reshape(1)]).max())
-    low, high = _shares(energies)
+    low, high = shares(energies)
     back = 2.0**exponent
     scaled = {name: torch.where(e == 0.0, 0.0, rounded_up(e * back * back)) for name, e in errors.items()}
     # Beside a drift that all but vanishes, what rounding leaves in a mode may be larger than it.
@@ -219,7 +225,8 @@ def assembled(energies: Energies, modes: Eigenmodes | FeatureModes, exponent: in
         cluster_energy_error=scaled["cluster_energy_error"],
         clusters=modes.clusters,
         modes=modes.spectrum.size * modes.spectrum.multiplicity,
-        status=_status(worst, float(total), tolerance),
+        conditional=modes.spectrum.conditional,
+        status=_status(worst, float(total), tolerance, modes.spectrum.conditional),
     )
 
 
@@ -228,20 +235,14 @@ def _distance(value: torch.Tensor, interval: Interval) -> torch.Tensor:
     return torch.maximum(interval.high - value, value - interval.low).clamp(min=0.0) * SHORT_CHAIN
 
 
-def _shares(energies: Energies) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bounds of inside / (inside + outside) for the leading eigenspaces of dimension 1, ..., k; 0 for a zero drift."""
-    inside, outside = energies.leading, energies.trailing
-    low = inside.low / (inside.low + outside.high).clamp(min=TINY64) / SHORT_CHAIN
-    low = torch.where((outside.high == 0.0) & (inside.low > 0.0), 1.0, low)
-    high = inside.high / (inside.high + outside.low).clamp(min=TINY64) * SHORT_CHAIN
-    return low[1:], torch.where(inside.high.isinf(), 1.0, high)[1:].clamp(max=1.0)
-
-
-def _status(worst: float, total: float, tolerance: float) -> Status:
+def _status(worst: float, total: float, tolerance: float, conditional: bool) -> Status:
     relative = worst / total if total > 0 else (math.inf if worst > 0 else 0.0)
-    return Status.of_bound(
+    found = Status.of_bound(
         relative,
         tolerance,
         "close eigenvalues leave eigenspaces less certain. The bounds hold: use them.",
         what="the error of whole clusters' energies, relative to the total,",
     )
+    if conditional and found.certified:
+        return Status(CONDITIONAL, f"{found.message} That holds for the operator as evaluated: it says no error.")
+    return found

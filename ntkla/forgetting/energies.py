@@ -98,6 +98,15 @@ def energies_in(drift: torch.Tensor, error: float, modes: Eigenmodes) -> Energie
     return Energies(each, outside, total, leading, trailing, _in_clusters(each, modes, enclosed, trailing))
 
 
+def shares(energies: Energies) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bounds of inside / (inside + outside) for the leading eigenspaces of dimension 1, ..., k; 0 for a zero drift."""
+    inside, outside = energies.leading, energies.trailing
+    low = inside.low / (inside.low + outside.high).clamp(min=TINY64) / SHORT_CHAIN
+    low = torch.where((outside.high == 0.0) & (inside.low > 0.0), 1.0, low)
+    high = inside.high / (inside.high + outside.low).clamp(min=TINY64) * SHORT_CHAIN
+    return low[1:], torch.where(inside.high.isinf(), 1.0, high)[1:].clamp(max=1.0)
+
+
 def sum_of_squares(x: torch.Tensor) -> tuple[torch.Tensor, int]:
     """The sum of the squares of float64 [n, C], in parts, and how many roundings it counts: C + 256 + n / 256."""
     parts = torch.split((x * x).sum(1), 256)

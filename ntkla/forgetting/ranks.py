@@ -18,11 +18,11 @@ those of G, and the share rank is counted vector by vector.  `vulnerable_rank` c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from ntkla.forgetting.boxes import LowerEnds, boxes_of
+from ntkla.forgetting.boxes import boxes_of
 from ntkla.forgetting.real_ranks import computed_rank, rank_bounds
 from ntkla.forgetting.share_ranks import share_counts
 from ntkla.linalg import checks
@@ -65,12 +65,18 @@ class Rank(Result):
         return f"{self.kind} rank{share}: {number}"
 
 
-def counted(low: int, high: int, kind: str, q: float) -> Rank:
+def counted(low: int, high: int, kind: str, q: float, conditional: bool = False) -> Rank:
     """A count that lies in [low, high], as a `Rank`."""
     if low == high:
-        return Rank(low, low, high, kind, q, Status(CERTIFIED, "the bounds decide the rank"))
+        return Rank(low, low, high, kind, q, _decided("the bounds decide the rank", conditional))
     message = f"the bounds leave {low} to {high} open: use the interval, or another share"
     return Rank(None, low, high, kind, q, Status(ABOVE_TOLERANCE, message))
+
+
+def _decided(message: str, conditional: bool) -> Status:
+    if not conditional:
+        return Status(CERTIFIED, message)
+    return Status(CONDITIONAL, f"{message}; they hold for the operator as evaluated: it says nothing of its rounding")
 
 
 def effective_rank(
@@ -102,8 +108,9 @@ def effective_rank(
     boxes = boxes_of(values_or_features, bias, value_error)
     if kind == "share":
         q = share_between_0_and_1(q)
-        return _as_known(counted(*share_counts(boxes, q), kind, q), boxes)
-    return _as_known(_real(boxes.multiplicity * computed_rank(boxes, kind), *rank_bounds(boxes, kind), kind), boxes)
+        return counted(*share_counts(boxes, q), kind, q, boxes.conditional)
+    value = boxes.multiplicity * computed_rank(boxes, kind)
+    return _real(value, *rank_bounds(boxes, kind), kind, boxes.conditional)
 
 
 def vulnerable_rank(
@@ -129,7 +136,7 @@ def vulnerable_rank(
         raise ArgumentError("vulnerable_rank: expected the Gram operator G, got a Kronecker kernel. Pass its `.gram`.")
     q = share_between_0_and_1(q)
     low, high = share_counts(boxes, q)
-    return _as_known(counted(outputs * low, outputs * high, "vulnerable", q), boxes)
+    return counted(outputs * low, outputs * high, "vulnerable", q, boxes.conditional)
 
 
 def share_between_0_and_1(q: object) -> float:
@@ -140,17 +147,10 @@ def share_between_0_and_1(q: object) -> float:
     return number
 
 
-def _real(value: float, low: float, high: float, kind: str) -> Rank:
+def _real(value: float, low: float, high: float, kind: str, conditional: bool) -> Rank:
     """A rank that is not a count; the computed value is moved between its bounds."""
     width = (high - low) / high if high > 0 else 0.0
-    code = CERTIFIED if width <= DEFAULT_TOLERANCE else ABOVE_TOLERANCE
-    status = Status(code, f"the bounds of the eigenvalues determine it within {width:.2g} relative")
+    message = f"the bounds of the eigenvalues determine it within {width:.2g} relative"
+    narrow = width <= DEFAULT_TOLERANCE
+    status = _decided(message, conditional) if narrow else Status(ABOVE_TOLERANCE, message)
     return Rank(min(max(value, low), high), low, high, kind, None, status)
-
-
-def _as_known(rank: Rank, ends: LowerEnds) -> Rank:
-    """The rank, conditional where the eigenvalues' bounds are."""
-    if not (ends.conditional and rank.status.certified):
-        return rank
-    message = f"{rank.status.message}, which hold for the operator as evaluated: it says nothing of its rounding"
-    return replace(rank, status=Status(CONDITIONAL, message))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ntkla import ArgumentError
@@ -85,6 +85,7 @@ def assert_holds(spectrum, values, q):
         assert rank.low <= rank.value <= rank.high
 
 
+@settings(max_examples=settings.default.max_examples // 2)
 @given(VALUES, st.integers(1, 8), LOOSE, LOOSE, st.sampled_from([0.0, 1e-9, 0.3]), SHARES, st.integers(1, 3))
 @example([1.0, 1.0], 1, 0.0, 0.0, 0.0, 0.5, 1)
 @example([0.0, 0.0], 1, math.inf, math.inf, 0.0, 1.0, 1)
@@ -95,6 +96,7 @@ def test_intervals_hold_the_spectrum_that_the_bounds_were_made_of(values, listed
     assert_holds(known_in_part(values, listed, error=error, loose=loose, trace_error=trace, copies=copies), values, q)
 
 
+@settings(max_examples=settings.default.max_examples // 2)
 @given(VALUES, st.integers(1, 8), LOOSE, LOOSE, LOOSE, SHARES)
 def test_intervals_hold_where_larger_eigenvalues_may_have_been_missed(values, listed, loose, trace, ceiling, q):
     """The lower bounds are those of too small values, as when Lanczos missed some."""
@@ -104,6 +106,7 @@ def test_intervals_hold_where_larger_eigenvalues_may_have_been_missed(values, li
     assert_holds(missed, values, q)
 
 
+@settings(max_examples=settings.default.max_examples // 2)
 @given(VALUES.filter(any), st.integers(1, 8), st.floats(0, 1), SHARES)
 def test_intervals_hold_every_tail_that_fits(values, listed, evenly, q):
     """Between the most even tail and the most concentrated one, with the same trace and below the same cap."""
