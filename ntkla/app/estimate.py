@@ -1,13 +1,14 @@
 """How long a forecast or a decomposition will take and how much memory, before it runs.
 
 Operations are counted by the formulas in the docstrings of what runs (`linalg.cost`, `forgetting.trained`,
-`linalg.feature_modes`); the rates come from a product and an eigendecomposition on this machine, twenty milliseconds
-each; whole forecasts reach three quarters of these.  A residual is counted once plain and once at the first level
-beyond float64, as most forecasts need it.
+`linalg.feature_modes`, `linalg.eigen_cost`); the rates come from a product and an eigendecomposition on this machine,
+twenty milliseconds each; whole forecasts reach three quarters of these.  A residual is counted once plain and once at
+the first level beyond float64, as most forecasts need it.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,17 @@ from dataclasses import dataclass
 import torch
 
 from ntkla.forgetting import forecast, trained
-from ntkla.linalg import cost, eigenmodes, feature_modes
+from ntkla.linalg import cost, feature_modes
 from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.eigen_cost import EigenCost, eigen_cost, full_memory, lanczos_memory
+from ntkla.linalg.lanczos_search import basis_columns, default_block
 
 _EDGE = 384
 # Below this no machine needs a probe: its operations take less than a second at 10^9 of them a second.
 _FEW = 1e9
 _REACHED = 0.75
+# Lanczos often goes on for twice the columns that a spectrum needs which falls off steeply.
+_SEARCHES = 2.0
 # Seconds for each of the two rates.
 _PROBE = 0.02
 TOLD_FROM = 2.0
@@ -74,13 +79,51 @@ def of_forecast(olds: Sequence[torch.Tensor], new: torch.Tensor, outputs: int, *
     return Estimate(_seconds(work, design.device), _bytes(designs, design, outputs, finite))
 
 
-def of_modes(features: torch.Tensor, k: int, *, bias: bool) -> Estimate:
-    """Time and memory of the k leading modes of features [n, F]; cost: under 0.1 s."""
+def of_modes(
+    features: torch.Tensor,
+    k: int,
+    *,
+    bias: bool,
+    block: int | None = None,
+    prove: str | None = "trace",
+    route: str = "auto",
+) -> Estimate:
+    """Time and memory of the k leading modes of features [n, F] on the route that `eigenmodes` will begin with.
+
+    Args:
+        features, k, bias, prove, route: as for `eigenmodes`.
+        block: its `block_size`.
+
+    How long Lanczos goes on depends on the spectrum, which is not known yet: what is told is for one that decays.
+
+    Cost: under 0.1 s.
+    """
     design = DesignMatrix(features, bias)
     n, columns = design.rows, design.columns
     m = min(n, columns)
-    work = Work(float(n * m * columns + 15 * m**3 + 4 * n * k * (columns + k)), 10.0 * m**3)
-    return Estimate(_seconds(work, design.device), eigenmodes.memory_estimate(design, k))
+    block = block or default_block(k, m)
+    costs = eigen_cost(n, columns, k, block, route)
+    if costs.route == "full":
+        work = Work(float(n * m * columns + 4 * m**3 + 4 * n * k * (columns + k)), 10.0 * m**3)
+        return Estimate(_seconds(work, design.device), full_memory(n, columns, k))
+    squares = prove == "inertia"
+    work = _lanczos(design, k, block, costs)
+    if squares:
+        work = Work(work.products + float(n * m * columns + 2 * m * m * k + m**3), work.decompositions)
+    # Beside the basis: a block of the features in float64, and what the vectors become in feature space.
+    read = 8 * (min(design.block_rows, n) * columns + (3 * columns * (k + 2 * block) if n <= columns else 0))
+    return Estimate(_seconds(work, design.device), lanczos_memory(m, n, k, block, squares=squares) + read)
+
+
+def _lanczos(design: DesignMatrix, k: int, block: int, costs: EigenCost) -> Work:
+    """Products with the features, at the rate of thin ones, and the sections that are decomposed after each."""
+    if math.isinf(costs.lanczos):
+        # Its basis has no room: it will be refused, which takes no time.
+        return Work(0.0, 0.0)
+    search, basis = _SEARCHES * costs.lanczos, basis_columns(k, block)
+    judged = 6.0 * design.rows * design.columns * (k + block)
+    # The section grows with the basis: on average its cube is a quarter of the largest.
+    return Work(2 * search + judged, search / (costs.column * block) * 10.0 * basis**3 / 4)
 
 
 def _update(new: DesignMatrix, outputs: int, finite: bool) -> Work:

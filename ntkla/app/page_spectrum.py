@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ntkla.app.axes import Floats, array, counting_axis, evenly_in_logarithm, heading, legend_below, logarithmic, note
 from ntkla.app.canvas import BLACK, BLUE, GREY
+from ntkla.app.spectrum_bounds import Ends
 from ntkla.forgetting.decompose import Decomposition
 from ntkla.forgetting.ranks import Rank, effective_rank, vulnerable_rank
 from ntkla.forgetting.report import ForgettingReport
@@ -18,7 +21,7 @@ MARKS = 600
 # Shares below it are not drawn.
 _LEAST_SHARE = 1e-12
 # A band narrower than this cannot be told from its curve.
-_VISIBLE = 0.004
+VISIBLE = 0.004
 
 
 def spectrum_and_energy(part: Any, report: ForgettingReport, title: str) -> None:
@@ -85,7 +88,7 @@ def _cumulative(axis: Any, report: ForgettingReport) -> None:
     curve, low, high = (array(x) for x in (parts.cumulative, parts.cumulative_low, parts.cumulative_high))
     shown = evenly_in_logarithm(len(curve), MARKS)
     axis.plot(shown + 1, curve[shown], color=BLUE, linestyle="--")
-    if float((high - low).max()) > _VISIBLE:
+    if float((high - low).max()) > VISIBLE:
         axis.fill_between(
             shown + 1, low[shown], high[shown], color=BLUE, alpha=0.2, linewidth=0, label="proved to lie here"
         )
@@ -111,28 +114,50 @@ def _mark(axis: Any, rank: Rank, name: str, curve: Floats, colour: str, mark: st
 def spectrum_alone(part: Any, spectrum: Spectrum, computed: int, outputs: int) -> None:
     """Above: the eigenvalues.  Below: their share of the trace, with the ranks of three shares."""
     upper, lower = part.subplots(2, 1, sharex=True)
-    values, trace = array(spectrum.values), _shares(spectrum)
+    values, ends = array(spectrum.values), Ends.of(spectrum)
     shown = evenly_in_logarithm(len(values), MARKS)
     upper.plot(shown + 1, values[shown], color=BLACK, marker=_alone(values), label="eigenvalue of $G$")
-    low, high = (array(x)[shown] for x in (spectrum.lower, spectrum.upper))
-    if bool((high - low > _VISIBLE * high).any()):
-        upper.fill_between(shown + 1, low, high, color=BLACK, alpha=0.2, linewidth=0, label="proved to lie here")
     first = shown[shown < computed]
     upper.plot(first + 1, values[first], "o", color=BLUE, markersize=3, label=f"the {computed:,} asked for")
-    if not logarithmic(upper, values, least=_LEAST_SHARE * float(values.max(initial=0.0))):
+    largest = float(values.max(initial=0.0))
+    if largest > 0.0 and logarithmic(upper, values, ends.high, least=_LEAST_SHARE * largest):
+        _band(upper, ends.low, ends.high, ends.low < (1.0 - VISIBLE) * ends.high, label="proved to lie here")
+    else:
         note(upper, "all features are zero")
-    lower.plot(shown + 1, np.cumsum(trace)[shown], color=BLACK)
-    for q, mark in ((0.5, "^"), (0.9, "D"), (0.99, "v")):
-        rank, directions = effective_rank(spectrum, q=q), vulnerable_rank(spectrum, outputs, q)
-        times = "" if outputs == 1 else f", $k^*$ = {Decision(directions.low, directions.high)}"
-        lower.axhline(q, color=GREY, linestyle=":", linewidth=0.8)
-        _mark_of_share(lower, rank, np.cumsum(trace), BLUE, mark, times)
-    counting_axis(lower, len(values))
     lower.set_ylim(0, 1.08)
+    _share_up_to(lower, spectrum, ends, outputs)
+    counting_axis(lower, len(ends.low))
     upper.set_ylabel("eigenvalue")
     lower.set_ylabel("share of the trace up to it")
     lower.set_xlabel("mode, largest eigenvalue first")
     legend_below(part, upper, lower, columns=2)
+
+
+def _share_up_to(axis: Any, spectrum: Spectrum, ends: Ends, outputs: int) -> None:
+    """The curve as far as eigenvalues were computed, what is proved of it, and the ranks of three shares."""
+    if not math.isfinite(spectrum.trace_error):
+        note(axis, "the trace is not known")
+        return
+    curve = np.cumsum(_shares(spectrum))
+    shown = evenly_in_logarithm(len(curve), MARKS)
+    axis.plot(shown + 1, curve[shown], color=BLACK, marker=_alone(curve))
+    low, high = ends.shares(spectrum.trace)
+    _band(axis, low, high, low < high - VISIBLE)
+    for q, mark in ((0.5, "^"), (0.9, "D"), (0.99, "v")):
+        rank, directions = effective_rank(spectrum, q=q), vulnerable_rank(spectrum, outputs, q)
+        times = "" if outputs == 1 else f", $k^*$ = {Decision(directions.low, directions.high)}"
+        axis.axhline(q, color=GREY, linestyle=":", linewidth=0.8)
+        _mark_of_share(axis, rank, curve, BLUE, mark, times)
+
+
+def _band(axis: Any, low: Floats, high: Floats, visible: NDArray[np.bool_], **style: Any) -> None:
+    """Where numbers are proved to lie, if that can be told from a curve anywhere, as far as the axis goes."""
+    if not bool(visible.any()):
+        return
+    shown = evenly_in_logarithm(len(low), MARKS)
+    bottom, top = axis.get_ylim()
+    inside = [np.clip(side[shown], bottom, top) for side in (low, high)]
+    axis.fill_between(shown + 1, *inside, color=BLACK, alpha=0.2, linewidth=0, **style)
 
 
 def _mark_of_share(axis: Any, rank: Rank, curve: Floats, colour: str, mark: str, more: str = "") -> None:

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ntkla
-from ntkla.app import progress
+from ntkla.app import estimate, progress
 from ntkla.app.estimate import Estimate, of_forecast, of_modes
 from ntkla.app.estimate import _report as of_report
 from ntkla.app.estimate import _update as of_update
@@ -84,6 +84,41 @@ def test_the_operations_are_those_that_run(name, monkeypatch):
     assert sum(part.decompositions for part in parts) == counted.decompositions
 
 
+def decaying(rows: int, columns: int) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(2)
+    return torch.randn((rows, columns), generator=draw) * torch.logspace(0, -2, columns)
+
+
+@pytest.mark.parametrize("route", ["full", "lanczos"])
+@pytest.mark.parametrize(("shape", "k"), [((2500, 500), 10), ((500, 2500), 10)], ids=str)
+def test_the_operations_of_modes_are_those_that_run(shape, k, route, monkeypatch):
+    genuine, told, features = products._blas_update, [], decaying(*shape)
+    monkeypatch.setattr(estimate, "_seconds", lambda work, device: told.append(work) or 0.0)
+    of_modes(features, k, bias=False, route=route)
+    with Counted() as counted:
+
+        def update(accumulator: torch.Tensor, piece: torch.Tensor) -> None:
+            counted.products += piece.shape[0] * piece.shape[1] ** 2  # one triangle
+            genuine(accumulator, piece)
+
+        monkeypatch.setattr(products, "_blas_update", update)
+        ntkla.eigenmodes(features, k, route=route)
+    assert 1 / FACTOR <= told[0].products / counted.products <= FACTOR
+    if route == "full":
+        assert told[0].decompositions == counted.decompositions
+
+
+def test_modes_are_told_by_the_route_that_is_taken():
+    features = torch.zeros((1, 1)).expand(20_000, 2_000)
+    lanczos, full = (of_modes(features, 10, bias=False, route=route) for route in ("lanczos", "full"))
+    assert of_modes(features, 10, bias=False).bytes == lanczos.bytes < full.bytes
+    assert of_modes(features, 1_000, bias=False).bytes > full.bytes
+    assert of_modes(features, 10, bias=False, prove="inertia").bytes > lanczos.bytes
+    assert of_modes(features, 10, bias=False, block=64).bytes > lanczos.bytes
+    # What will be refused is not announced.
+    assert not of_modes(features, 1_000, bias=False, route="lanczos").long
+
+
 # In a process of its own: what a forecast holds at its peak, less what it held before, over the estimate.
 MEASURED = """
 import sys
@@ -105,16 +140,50 @@ print((status("VmHWM") - before) / expected.bytes)
 """
 
 
+def output_of(script: str, arguments: tuple[object, ...]) -> str:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no /proc that forgets a process's peak")
 @pytest.mark.parametrize(
     ("sizes", "early"), [((20000, 1000, 100, 100), False), ((1500, 1500, 1000, 10), True)], ids=["outputs", "squares"]
 )
 def test_the_peak_is_what_was_estimated(sizes, early):
-    command = [sys.executable, "-c", MEASURED, *map(str, sizes), str(early)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert 1 / FACTOR <= float(done.stdout) <= FACTOR
+    assert 1 / FACTOR <= float(output_of(MEASURED, (*sizes, early))) <= FACTOR
+
+
+# The same for modes: rows, columns, k, route, proof.
+MODES_MEASURED = """
+import sys
+import ntkla
+from ntkla.app.estimate import of_modes
+from tests.app.test_estimate import decaying
+
+def status(field):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))
+
+rows, columns, k = map(int, sys.argv[1:4])
+options = {"route": sys.argv[4], "prove": sys.argv[5]}
+ntkla.eigenmodes(decaying(300, 250), 2, **options)
+features = decaying(rows, columns)
+expected = of_modes(features, k, bias=False, **options)
+before = status("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")
+ntkla.eigenmodes(features, k, **options)
+print((status("VmHWM") - before) / expected.bytes)
+"""
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no /proc that forgets a process's peak")
+@pytest.mark.parametrize(
+    "options", [(1500, 1000, 10, "full", "trace"), (1500, 1000, 10, "lanczos", "inertia")], ids=str
+)
+def test_the_peak_of_modes_is_what_was_estimated(options):
+    assert 1 / FACTOR <= float(output_of(MODES_MEASURED, options)) <= FACTOR
 
 
 @pytest.mark.slow

@@ -140,3 +140,41 @@ def test_the_modes_picture_counts_directions(monkeypatch, tmp_path):
         rank = ntkla.effective_rank(modes, q=q)
         assert Drawn(saved[0]).says(f"$k_G$ = {rank.value} at {100 * q:g} %, $k^*$ = {7 * rank.value}")
     assert Drawn(saved[0]).says("the 3 asked for")
+
+
+def test_the_modes_picture_shows_what_is_not_known_as_a_band(monkeypatch, tmp_path):
+    saved = []
+    monkeypatch.setattr(canvas, "save", lambda figure, path, dots: saved.append(figure) or path)
+    draw = torch.Generator().manual_seed(3)
+    features = torch.randn((60, 50), generator=draw, dtype=torch.float64) * 0.98 ** torch.arange(50)
+    whole = ntkla.eigenmodes(features, 50, route="full")
+    for prove in ("trace", "inertia"):
+        modes = ntkla.eigenmodes(features, 3, route="lanczos", block_size=4, prove=prove)
+        assert bool(modes.complete) == (prove == "inertia")
+        write_modes_picture(tmp_path / "modes.png", modes)
+        figure = Drawn(saved[-1])
+        rank = ntkla.effective_rank(modes)
+        assert rank.low < rank.high
+        assert figure.says(f"$k_G$: {rank.low:,} to {rank.high:,} at 90 %")
+        assert figure.says("proved to lie here")
+        upper, lower = figure.figure.axes
+        truth = whole.values, whole.values.cumsum(0) / whole.spectrum.trace
+        for axis, values in zip((upper, lower), truth, strict=True):
+            (band,) = axis.collections
+            corners = band.get_paths()[0].vertices
+            for place, value in enumerate(values.tolist(), start=1):
+                ends = corners[corners[:, 0] == place, 1]
+                # What is below the axis is drawn at its edge; the curve's own width covers its rounding.
+                shown = min(max(value, axis.get_ylim()[0]), axis.get_ylim()[1])
+                assert ends.min() <= shown * (1 + page.page_spectrum.VISIBLE)
+                assert shown <= ends.max() * (1 + page.page_spectrum.VISIBLE)
+
+
+def test_the_modes_picture_without_a_trace_says_so(monkeypatch, tmp_path):
+    saved = []
+    monkeypatch.setattr(canvas, "save", lambda figure, path, dots: saved.append(figure) or path)
+    values = torch.linspace(2.0, 1.0, 40, dtype=torch.float64)[:, None]
+    operator = ntkla.FunctionOperator(lambda v: values * v, (40, 40), torch.float64, "cpu", psd=True)
+    write_modes_picture(tmp_path / "modes.png", ntkla.eigenmodes(operator, 1, block_size=1))
+    assert Drawn(saved[0]).says("the trace is not known")
+    assert Drawn(saved[0]).says("proved to lie here")
