@@ -65,7 +65,7 @@ class Boxes(LowerEnds):
 
     Attributes:
         high: upper ends, [m], descending.
-        rest: upper bound of each of the other `size - m` eigenvalues.
+        rest: upper bound of each of the other `size - m` eigenvalues, at most the last upper end.
         total_low, total_high: enclosure of the sum of the `size` eigenvalues.
     """
 

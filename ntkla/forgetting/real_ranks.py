@@ -5,9 +5,9 @@ T+.  Each of the others is at most R, so t lies between `t- = max(0, T- - S+)` a
 
 - **Participation**, `T^2 / (sum s_i^2 + Q)`: spread evenly, the others have Q = t^2 / N, the least; Q is at most R t,
   none being larger than R.  With X- and X+ the sums of the squared ends, `max(S- + t, T-)^2 / (X+ + R t)` is a lower
-  bound whose least value over t is at `max(T- - S-, S- - 2 X+ / R)`, and `min(S+ + t, T+)^2 / (X- + t^2 / N)` an upper
-  bound whose largest value is at `min(T+ - S+, X- N / S+)`: before these points the derivative has one sign and after
-  them the other.  Both points are moved into [t-, t+].
+  bound: it falls up to `t = T- - S-` and rises from there, because no upper end is below R, so that `X+ >= R S-`.
+  `min(S+ + t, T+)^2 / (X- + t^2 / N)` is an upper bound: it rises up to `t = min(T+ - S+, X- N / S+)` and falls from
+  there.  Both turning points are moved into [t-, t+].
 - **Intrinsic**, `1 + (T - s_1) / s_1`: falls with s_1 when either T or the other eigenvalues are given.
 - **Entropy**: `-p log p` is concave, so over an interval it is least at an end and largest at an end or at 1/e.
   The others share `p = t / T = 1 - S / T`.  Spread evenly they have the entropy `-p log (p / N)`, the largest; each of
@@ -64,10 +64,7 @@ def _participation(boxes: Boxes) -> tuple[Fraction, Fraction | None]:
     (low, high), others = _sums(boxes), boxes.others
     squares_low, squares_high = (sum(v * v for v in side) for side in (boxes.low, boxes.high))
     least, most = (Fraction(end) for end in _tail(boxes))
-    turn = Fraction(boxes.total_low - low)
-    if boxes.rest > 0:
-        turn = max(turn, low - Fraction(2 * squares_high, boxes.rest))
-    t = min(max(turn, least), most)
+    t = min(max(Fraction(boxes.total_low - low), least), most)
     bottom = max(low + t, Fraction(boxes.total_low)) ** 2 / (squares_high + boxes.rest * t)
     turn = min(Fraction(boxes.total_high - high), Fraction(squares_low * others, high))
     t = min(max(turn, least), most)
