@@ -49,14 +49,15 @@ def _shares(found: Found) -> list[tuple[str, str]]:
 
 def _places(cluster: Cluster, modes: Eigenmodes) -> str:
     """The modes of a cluster, counted from 1; of the last one the end is not always known."""
-    ends = modes.proof == "full" or cluster.stop < modes.spectrum.size
+    ends = modes.spectrum.rest == 0.0 or cluster.stop < modes.spectrum.size
     return f"{cluster.start + 1}-{cluster.stop}" if ends else f"{cluster.start + 1}-?"
 
 
 def _lines(found: Found) -> list[str]:
     modes, ranks = found.modes, found.ranks
     others = ", ".join(f"{kind} {_number(ranks[kind])}" for kind in ("participation", "intrinsic", "entropy"))
-    way = f"Lanczos, {modes.passes} passes over the features" if modes.passes else "decomposed in full"
+    passes = "1 pass" if modes.passes == 1 else f"{modes.passes} passes"
+    way = f"Lanczos, {passes} over the features" if modes.passes else "decomposed in full"
     cut = f"; the cut at {modes.values.shape[0]} runs through modes that cannot be told apart" if modes.cut else ""
     open_ranks = modes.passes and ranks["k_G"].value is None
     decided = f" (from {modes.values.shape[0]} eigenvalues; --route full knows them all)" if open_ranks else ""

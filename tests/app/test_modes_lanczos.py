@@ -108,6 +108,15 @@ def test_the_table_says_what_is_not_proved_and_what_to_do(folder):
     assert result.stderr.startswith("ntkla: warning: incomplete: ")
 
 
+def test_zero_features_are_one_cluster_of_all(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((SAMPLES, FEATURES)))
+    result = run(tmp_path / "x.npy")
+    assert result.exit_code == 0, result.output
+    assert f"1-{SAMPLES}" in result.stdout
+    assert "1 pass over" in result.stdout
+    assert "k_G = 0 modes" in result.stdout
+
+
 def test_strict_wants_the_proof(folder):
     assert run(folder / "flat.npy").exit_code == 0
     assert run(folder / "flat.npy", "--strict").exit_code == EXIT_NOT_CERTIFIED
