@@ -41,7 +41,7 @@ class LowerEnds:
         low: lower ends, [m], descending; the other `size - m` eigenvalues are at least zero.
         values: the computed eigenvalues, descending.
         tail: about the sum of the others.
-        size: the number of eigenvalues, multiplicity left out.
+        size: the number of eigenvalues that may be positive, multiplicity left out.
         multiplicity: how often each eigenvalue occurs.
         conditional: whether the ends hold for an operator as evaluated only.
     """
@@ -135,8 +135,9 @@ def _of_values(values: torch.Tensor, value_error: torch.Tensor | float | None) -
 def _of_spectrum(spectrum: Spectrum) -> LowerEnds:
     """The i-th largest eigenvalue lies between the i-th largest lower and the i-th largest upper end."""
     low, values = _sorted_on_grid(spectrum.lower), _sorted_on_grid(spectrum.values.clamp(min=0.0))
-    upper, missing = sorted(spectrum.upper.tolist(), reverse=True), spectrum.size - len(low)
-    known = (low, values, _tail(spectrum, values), spectrum.size, spectrum.multiplicity, spectrum.conditional)
+    size = spectrum.size if spectrum.rank is None else max(spectrum.rank, len(low))
+    upper, missing = sorted(spectrum.upper.tolist(), reverse=True), size - len(low)
+    known = (low, values, _tail(spectrum, values), size, spectrum.multiplicity, spectrum.conditional)
     # The others come after the last one that is listed.
     rest = min(spectrum.rest, upper[-1]) if missing else 0.0
     if not math.isfinite(spectrum.trace_error):
@@ -157,7 +158,7 @@ def _of_spectrum(spectrum: Spectrum) -> LowerEnds:
 
 def _tail(spectrum: Spectrum, values: list[int]) -> int:
     """What the trace leaves to the eigenvalues that are not listed, as computed."""
-    if spectrum.rest == 0.0 or spectrum.size == len(values) or not math.isfinite(spectrum.trace_error):
+    if spectrum.rest == 0.0 or not math.isfinite(spectrum.trace_error):
         return 0
     return max(0, _on_grid(spectrum.trace) - sum(values))
 

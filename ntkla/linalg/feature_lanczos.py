@@ -95,6 +95,7 @@ class FeatureLanczos:
             tolerance=self.tolerance,
             passes=self.search.lanczos.passes,
             remedy=_REMEDIES[self.prove],
+            rank=min(self.design.rows, self.design.columns),
         )
 
     def _found(self) -> Judgement:

@@ -31,6 +31,7 @@ class Spectrum(Result):
         ceiling: float64 [m], upper bounds of the eigenvalues, in order, where larger ones may have been missed;
             infinite where there is none.  None where none was missed.
         conditional: whether all of that holds for a foreign operator as evaluated only, whose rounding is not known.
+        rank: upper bound of how many eigenvalues of G are positive; None where there is none but `size`.
     """
 
     values: torch.Tensor
@@ -42,6 +43,7 @@ class Spectrum(Result):
     rest: float = 0.0
     ceiling: torch.Tensor | None = None
     conditional: bool = False
+    rank: int | None = None
 
     @property
     def lower(self) -> torch.Tensor:

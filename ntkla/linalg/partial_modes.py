@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -25,6 +26,7 @@ def partial_modes(
     passes: int,
     remedy: str,
     conditional: bool = False,
+    rank: int | None = None,
 ) -> Eigenmodes:
     """The first k pairs as a result.
 
@@ -34,6 +36,7 @@ def partial_modes(
         trace: bounds of the operator's trace, None where it is not known.
         remedy: what to do where completeness is not proved.
         conditional: whether the operator's rounding is not known.
+        rank: upper bound of the operator's rank, None where there is none.
     """
     values, residuals = pairs.values[:k], pairs.residual_norms[:k]
     size = pairs.vectors.shape[0]
@@ -47,7 +50,8 @@ def partial_modes(
     whole = outside.proof == "full" and math.isfinite(outside.bound)
     proved = whole or complete(pairs, k, outside.bound, tolerance)
     errors = in_order if proved else matched
-    spectrum = _spectrum(values, below, None if proved else upper, in_order, size, trace, outside.bound, conditional)
+    spectrum = _spectrum(values, below, None if proved else upper, in_order, size, trace, outside.bound)
+    spectrum = replace(spectrum, conditional=conditional, rank=rank)
     lowest, highest = _padded(spectrum, size)
     relative = ratio(max(float(errors.max()), float(residuals.max())), largest)
     clusters = clusters_of(values, residuals, pairs.defect, lowest, highest)
@@ -79,15 +83,13 @@ def _spectrum(
     size: int,
     trace: tuple[float, float] | None,
     rest: float,
-    conditional: bool,
 ) -> Spectrum:
     if trace is None:
         total, error = float(values.sum()), math.inf
     else:
         total = (trace[0] + trace[1]) / 2
         error = max(total - trace[0], trace[1] - total) * SHORT_CHAIN
-    known = in_order if ceiling is None else below
-    return Spectrum(values, known, size, total, error, rest=rest, ceiling=ceiling, conditional=conditional)
+    return Spectrum(values, in_order if ceiling is None else below, size, total, error, rest=rest, ceiling=ceiling)
 
 
 def _padded(spectrum: Spectrum, size: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -252,6 +252,16 @@ def test_both_routes_agree(name, prove):
         assert effective_rank(part, "intrinsic").status.certified
 
 
+@pytest.mark.parametrize("shape", [(200, 40), (40, 200)])
+def test_the_smaller_side_bounds_the_rank(shape):
+    """Features of 40 columns have no more than 40 positive eigenvalues, whichever route knows them."""
+    modes = eigenmodes(normal(*shape, 0), 3, route="lanczos", block_size=2)
+    assert effective_rank(modes, q=1.0).high == 40
+    assert effective_rank(modes, "entropy").high <= 40.0
+    assert effective_rank(modes).low <= effective_rank(eigenmodes(normal(*shape, 0), 3, route="full")).value
+    assert effective_rank(modes).high <= math.ceil(Fraction(0.9) * 40)
+
+
 def diagonal(values: torch.Tensor, **options) -> FunctionOperator:
     size = len(values)
     return FunctionOperator(lambda v: values[:, None] * v, (size, size), torch.float64, "cpu", psd=True, **options)
