@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-LEAST_RUNS = 5  # fewer only for a run longer than LONG seconds
+LEAST_RUNS = 5  # fewer only for a run longer than LONG seconds, or than a case's patience
 SECONDS, LONG = 10.0, 10.0
+ONCE = 20.0  # a run longer than this is not repeated: the one that was judged is timed
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def run(specification: Specification, ceilings: dict[str, float], device: torch.
         right = [c for c in case.contenders if rows[c.name].status == NOT_TIMED]
         warm = {c.name: _clocked(c, device)[0] if c.compiles else first[c.name] for c in right}
         planned = {name: planned_runs(seconds, pace, specification.seconds) for name, seconds in warm.items()}
-        _time(right, rows, planned, pace, device)
+        _time(right, rows, planned, pace, device, {name: s for name, s in warm.items() if s > ONCE})
         _derive(case.contenders, rows, ceilings)
     for name, reason in case.skipped.items():
         rows[name] = Row(specification.name, name, False, SKIPPED, reason)
@@ -201,16 +202,26 @@ def _clocked(contender: Contender, device: torch.device) -> tuple[float, Any]:
 
 def planned_runs(seconds: float, pace: Pace, patience: float = SECONDS) -> int:
     """How often a contender that takes this long is run, in about `patience` seconds."""
-    if seconds > LONG:
-        return max(1, min(LEAST_RUNS, int(LEAST_RUNS * LONG / seconds)))
+    longest = min(LONG, patience)
+    if seconds > longest:
+        return max(1, min(LEAST_RUNS, int(LEAST_RUNS * longest / seconds)))
     return max(LEAST_RUNS, min(pace.most_runs, int(patience / max(seconds, 1e-9))))
 
 
 def _time(
-    contenders: list[Contender], rows: dict[str, Row], planned: dict[str, int], pace: Pace, device: torch.device
+    contenders: list[Contender],
+    rows: dict[str, Row],
+    planned: dict[str, int],
+    pace: Pace,
+    device: torch.device,
+    done: dict[str, float],
 ) -> None:
-    """Interleaved rounds; who begins changes from round to round, so no one always runs after the same one."""
-    samples: dict[str, list[float]] = {c.name: [] for c in contenders}
+    """Interleaved rounds; who begins changes from round to round, so no one always runs after the same one.
+
+    What is `done` has its seconds already.
+    """
+    samples: dict[str, list[float]] = {c.name: [done[c.name]] if c.name in done else [] for c in contenders}
+    planned = {name: 0 if name in done else runs for name, runs in planned.items()}
     for turn in range(max(planned.values(), default=0)):
         shift = turn % len(contenders)
         for contender in contenders[shift:] + contenders[:shift]:

@@ -121,6 +121,9 @@ def _how(row: dict[str, Any]) -> str:
     said = [row["reason"], row["note"]]
     if "factor" in facts:
         said.append(f"{facts['status']}, {facts['route']}, {facts['factor']}, {facts['corrections']} corrections")
+    if "passes" in facts:
+        proved = f"complete by {facts['proof']}" if facts["complete"] else "completeness not proved"
+        said.append(f"{facts['passes']} passes, {proved}")
     if facts.get("residual_levels"):
         said.append(f"residual levels {facts['residual_levels']}")
     return "; ".join(part for part in said if part)
