@@ -8,7 +8,6 @@ the features, and everything that is said of the modes comes from that product, 
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -21,7 +20,7 @@ from ntkla.linalg.leading_enclosures import LeadingPairs, Measured
 from ntkla.linalg.linear_operator import summed_bounds
 from ntkla.linalg.modes import Eigenmodes
 from ntkla.linalg.normal_product import normal_product
-from ntkla.linalg.operators import GramOperator
+from ntkla.linalg.operators import squared_norms
 from ntkla.linalg.partial_modes import partial_modes
 
 _REMEDIES = {
@@ -64,10 +63,9 @@ class FeatureLanczos:
     ) -> None:
         self.design, self.k, self.tolerance, self.prove, self.gives_way = design, k, tolerance, prove, gives_way
         self.on_samples = design.rows <= design.columns
-        gram = GramOperator(design.features, design.bias)
-        self.trace = summed_bounds(*gram.diagonal_bounds())
+        self.trace = summed_bounds(*squared_norms(design))
         self.search = LanczosSearch(
-            gram._matmat if self.on_samples else normal_product(design),
+            (lambda u: design.matmul(design.rmatmul(u))) if self.on_samples else normal_product(design),
             min(design.rows, design.columns),
             k,
             block=block,
@@ -135,17 +133,15 @@ class FeatureLanczos:
     def _more(self) -> int:
         """How many vectors beyond the wanted ones the proof by trace should take in: as few as it needs, or none."""
         ritz, k = self.search.ritz, self.k
-        values, residuals = ritz.values.clamp(min=0.0), ritz.residuals
-        goal = float(values[k - 1]) + self.tolerance * float(values[0])
-        if self.prove is None or not len(values) > k:
+        values, largest = ritz.values.clamp(min=0.0), float(ritz.values[0])
+        if self.prove is None or not len(values) > k or not largest > 0.0:
             return 0
-        for more in (0, self.search.lanczos.block // 2, self.search.lanczos.block, 2 * self.search.lanczos.block):
-            if k + more > len(values):
-                break
-            tail = max(0.0, self.trace[1] - float(values[: k + more].sum()))
-            coupling = float(torch.linalg.vector_norm(residuals[: k + more]))
-            half = (float(values[k]) - tail) / 2
-            bound = tail if more == 0 else (float(values[k]) + tail) / 2 + math.hypot(half, coupling)
-            if bound < goal:
-                return more
-        return 0
+        most = min(len(values), k + 2 * self.search.lanczos.block)
+        tails = (self.trace[1] - values.cumsum(0)[k - 1 : most]).clamp(min=0.0)
+        couplings = (ritz.residuals / largest).square().cumsum(0).sqrt()[k - 1 : most] * largest
+        following = values[k]
+        bounds = (following + tails) / 2 + torch.hypot((following - tails) / 2, couplings)
+        bounds[0] = tails[0]
+        # Half of the tolerance is left to what the estimates leave out.
+        enough = torch.nonzero(bounds < values[k - 1] + 0.5 * self.tolerance * largest)
+        return int(enough[0]) if len(enough) else 0

@@ -99,6 +99,19 @@ class CrossGram(LinearOperator):
         return out
 
 
+def squared_norms(design: DesignMatrix) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lower and upper bounds of the squared norms of the rows, float64 [n] each; one pass over the features."""
+    squares = torch.empty(design.rows, dtype=torch.float64, device=design.device)
+    for rows, block in design.blocks():
+        squares[rows] = pairwise_sums(block * block)
+    rounding = gamma(2 * pairwise_depth(design.columns) + 4)
+    underflow = 4 * design.columns * TINY64
+    low = (squares * (1.0 - rounding) - underflow).clamp(min=0.0)
+    if not design.bias and not bool(low.any()) and exactly_zero(design.features):
+        return low, torch.zeros_like(low)
+    return low, rounded_up(squares * (1.0 + rounding) + underflow)
+
+
 class GramOperator(CrossGram):
     """The Gram matrix `Phi Phi^T` [n, n], symmetric positive semidefinite, never formed.
 
@@ -122,15 +135,7 @@ class GramOperator(CrossGram):
 
     def diagonal_bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Lower and upper bounds of the squared norms of the rows, float64 [n] each; one pass over the features."""
-        squares = torch.empty(self.shape[0], dtype=torch.float64, device=self.device)
-        for rows, block in self.design.blocks():
-            squares[rows] = pairwise_sums(block * block)
-        rounding = gamma(2 * pairwise_depth(self.design.columns) + 4)
-        underflow = 4 * self.design.columns * TINY64
-        low = (squares * (1.0 - rounding) - underflow).clamp(min=0.0)
-        if not self.design.bias and not bool(low.any()) and exactly_zero(self.design.features):
-            return low, torch.zeros_like(low)
-        return low, rounded_up(squares * (1.0 + rounding) + underflow)
+        return squared_norms(self.design)
 
     def to_dense(self) -> torch.Tensor:
         """The matrix itself, float64 [n, n], exactly symmetric; otherwise as `CrossGram.to_dense`."""
