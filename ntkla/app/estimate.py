@@ -18,7 +18,7 @@ import torch
 from ntkla.forgetting import forecast, trained
 from ntkla.linalg import cost, feature_modes
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.eigen_cost import EigenCost, eigen_cost, full_memory, lanczos_memory
+from ntkla.linalg.eigen_cost import EigenCost, eigen_cost, feature_lanczos_memory, full_memory
 from ntkla.linalg.lanczos_search import basis_columns, default_block
 
 _EDGE = 384
@@ -110,9 +110,7 @@ def of_modes(
     work = _lanczos(design, k, block, costs)
     if squares:
         work = Work(work.products + float(n * m * columns + 2 * m * m * k + m**3), work.decompositions)
-    # Beside the basis: a block of the features in float64, and what the vectors become in feature space.
-    read = 8 * (min(design.block_rows, n) * columns + (3 * columns * (k + 2 * block) if n <= columns else 0))
-    return Estimate(_seconds(work, design.device), lanczos_memory(m, n, k, block, squares=squares) + read)
+    return Estimate(_seconds(work, design.device), feature_lanczos_memory(design, k, block, squares=squares))
 
 
 def _lanczos(design: DesignMatrix, k: int, block: int, costs: EigenCost) -> Work:

@@ -6,9 +6,9 @@ Counted are multiplications of float64 products (n rows, K columns, m = min(n, K
 - Lanczos: `2 n K` for each column, weighted by what thin products lose against square ones; 5 (k + block) columns
   are typical.
 
-The direct way proves completeness whatever the spectrum, so Lanczos is taken only where it promises to cost less than
-half of it, and never for work of a fraction of a second.  The weights were fitted to timings; no result's truth
-depends on them.
+The direct way proves completeness whatever the spectrum, and a slow decay takes three to five times the typical
+columns: so Lanczos is taken only where it promises to cost less than a quarter, and never for work of a second or so.
+The weights were fitted to timings; no result's truth depends on them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import math
 from dataclasses import dataclass
 
 from ntkla.linalg import checks
+from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.lanczos_search import basis_columns, has_room
 
 ROUTES = ("auto", "full", "lanczos")
 _DECOMPOSITION = 12.0
 _THIN = 2.3
 _TYPICAL = 5.0
-_WORTHWHILE, _LEAST_WORK = 0.5, 5e9
+_WORTHWHILE, _LEAST_WORK = 0.25, 3e10
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,22 @@ def full_memory(rows: int, columns: int, k: int) -> int:
     return 8 * (7 * min(rows, columns) ** 2 + 4 * rows * k + 3 * k**2)
 
 
-def lanczos_memory(size: int, rows: int, k: int, block: int, *, squares: bool = False) -> int:
-    """Bytes at the peak of Lanczos on vectors of length `size`: basis and its rotation, and the vectors of G.
+def lanczos_memory(size: int, k: int, block: int, *, squares: bool = False) -> int:
+    """Bytes at the peak of Lanczos on vectors of length `size`, beside its operator and what a product needs.
 
-    `squares` adds what a proof by inertia needs: the small side, what is left of it, its factor and their sources.
+    The basis, its rotation and the sections; then the judged vectors, their products and the copies of a QR.  `squares`
+    adds what a proof by inertia needs: the matrix, what is left of it, its factor and their sources.
     """
     basis = basis_columns(k, block)
-    vectors = size * (2 * basis + 6 * block) + rows * 6 * (k + 2 * block) + 6 * basis**2
+    vectors = size * (2 * basis + 6 * block + 6 * (k + 2 * block)) + 6 * basis**2
     return 8 * (vectors + (6 * size**2 if squares else 0))
+
+
+def feature_lanczos_memory(design: DesignMatrix, k: int, block: int, *, squares: bool = False) -> int:
+    """Bytes at the peak of Lanczos on the smaller side of features, beside them.
+
+    As above; a block of the features in float64; and the judged vectors on the other side.
+    """
+    n, width = design.rows, design.columns
+    other = 6 * max(n, width) * (k + 2 * block)
+    return lanczos_memory(min(n, width), k, block, squares=squares) + 8 * (min(design.block_rows, n) * width + other)

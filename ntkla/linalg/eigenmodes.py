@@ -16,7 +16,7 @@ import torch
 from ntkla.linalg import checks
 from ntkla.linalg.completeness import PROOFS
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.eigen_cost import ROUTES, eigen_cost, full_memory, lanczos_memory
+from ntkla.linalg.eigen_cost import ROUTES, eigen_cost, feature_lanczos_memory, full_memory, lanczos_memory
 from ntkla.linalg.errors import ArgumentError, DtypeError
 from ntkla.linalg.feature_lanczos import FeatureLanczos
 from ntkla.linalg.foreign import as_operator
@@ -173,7 +173,7 @@ def _feature_modes(design: DesignMatrix, k: int, wish: _Wish) -> Eigenmodes:
                 f"more than the {size} dimensions that there are. Pass route='auto', or a smaller block_size."
             )
         squares = wish.prove == "inertia"
-        checks.memory("eigenmodes", lanczos_memory(size, design.rows, k, block, squares=squares), design.device)
+        checks.memory("eigenmodes", feature_lanczos_memory(design, k, block, squares=squares), design.device)
         modes = FeatureLanczos(
             design,
             k,
@@ -211,7 +211,7 @@ def _operator_modes(operator: LinearOperator, k: int, wish: _Wish) -> Eigenmodes
         modes = dense_modes(operator, k, tolerance=wish.tolerance, prove=wish.prove)
     else:
         squares = wish.prove == "inertia"
-        checks.memory("eigenmodes", lanczos_memory(size, size, k, block, squares=squares), operator.device)
+        checks.memory("eigenmodes", lanczos_memory(size, k, block, squares=squares), operator.device)
         modes = lanczos_modes(
             operator,
             k,
