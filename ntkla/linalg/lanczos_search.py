@@ -23,6 +23,9 @@ _BLOCKS_HELD = 8
 _PATIENCE = 40
 # How far the residual of the first unwanted pair may reach into the gap below the wanted ones.
 _SETTLED = 0.1
+# A new block of fewer columns than this may by chance have next to nothing of a vector that was missed: more steps,
+# each of which multiplies that part, stand in for them.
+_ENOUGH_COLUMNS = 8
 
 
 def basis_columns(k: int, block: int) -> int:
@@ -102,10 +105,12 @@ class LanczosSearch:
         # A product that is noisy may change the values for ever.
         if self.lanczos.columns >= 2 * self.most_columns:
             return False
-        last = self.lanczos.columns + min(self.lanczos.columns, self.most_columns)
+        least = self.lanczos.columns + _ENOUGH_COLUMNS
+        last = max(least, self.lanczos.columns + min(self.lanczos.columns, self.most_columns))
         self.lanczos.restart_afresh(self.ritz)
         while True:
-            if self._step() and self._worst() <= self.target and len(self.ritz.values) > k:
+            looked = self._step() and self.lanczos.columns >= least
+            if looked and self._worst() <= self.target and len(self.ritz.values) > k:
                 gap = self.ritz.values[k - 1] - self.ritz.values[k]
                 if self.ritz.residuals[k] <= max(_SETTLED * gap, self.target * self.ritz.values[0]):
                     break
