@@ -18,8 +18,9 @@ from ntkla.linalg.products import PIECE, add_matmul, pieced_matmul
 # At most 32 MiB a block: fewer rows would spend the time of wide features on adding up their many small products.
 _BLOCK_ENTRIES = 2**22
 MOST_BLOCK_ROWS = 1024
-# Factors of at most this many columns are multiplied as rows on the CPU.
-_THIN = 128
+# Factors of at most this many columns are multiplied as rows on the CPU, with blocks of few rows: a whole number of
+# pieces, and in the cache from their widening to their product.
+_THIN, _THIN_ROWS = 128, 2 * PIECE
 # Norms between these lose less than a rounding to squares that vanish, and none to squares that overflow.
 _SQUARES_KEPT = {torch.float64: (2.0**-400, 2.0**500), torch.float32: (2.0**-40, 2.0**60)}
 # Below this norm, squares that vanished may be what it is made of.
@@ -71,21 +72,22 @@ class DesignMatrix:
         """The device of the features."""
         return self.features.device
 
-    def blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Yields (rows, block): the block is float64 [m, columns], equal to the stored values.
+    def blocks(self, block_rows: int | None = None) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yields (rows, block): the block is float64 [m, columns], equal to the stored values, m at most `block_rows`.
 
         A block may be a view of the features or of a buffer that the next one overwrites: use it, do not keep or
         change it.
         """
         buffer: torch.Tensor | None = None
-        for start in range(0, self.rows, self.block_rows):
-            rows = slice(start, min(start + self.block_rows, self.rows))
+        block_rows = self.block_rows if block_rows is None else block_rows
+        for start in range(0, self.rows, block_rows):
+            rows = slice(start, min(start + block_rows, self.rows))
             part = self.features[rows]
             if not self.bias and part.dtype == torch.float64:
                 yield rows, part
                 continue
             if buffer is None:
-                buffer = torch.ones((self.block_rows, self.columns), dtype=torch.float64, device=self.device)
+                buffer = torch.ones((block_rows, self.columns), dtype=torch.float64, device=self.device)
             block = buffer[: part.shape[0]]
             block[:, : part.shape[1]] = _decoded(part, self._flushed)
             yield rows, block
@@ -95,7 +97,7 @@ class DesignMatrix:
         out = torch.empty((self.rows, w.shape[1]), dtype=torch.float64, device=self.device)
         thin = self._thin(w)
         by_columns = w.T.contiguous() if thin else w
-        for rows, block in self.blocks():
+        for rows, block in self.blocks(_THIN_ROWS if thin else None):
             out[rows] = pieced_matmul(by_columns, block.T).T if thin else pieced_matmul(block, w)
         return out
 
@@ -107,7 +109,7 @@ class DesignMatrix:
         if self._thin(t):
             by_columns = t.T.contiguous() if weights is None else (t * weights[:, None]).T.contiguous()
             turned = torch.zeros((t.shape[1], self.columns), dtype=torch.float64, device=self.device)
-            for rows, block in self.blocks():
+            for rows, block in self.blocks(_THIN_ROWS):
                 add_matmul(turned, by_columns[:, rows], block)
             return turned.T.contiguous()
         out = torch.zeros((self.columns, t.shape[1]), dtype=torch.float64, device=self.device)
