@@ -134,9 +134,9 @@ def decompose(
 
     Args:
         drift: [n, C], one row a sample, such as `Forgetting.drift`.
-        modes: `eigenmodes` of the features that the drift belongs to, of their Kronecker kernel with C outputs, or of
-            their `SoftmaxGram`: then energies are those of `B^T dF`, and their total is `sum_i f_i^T S_i f_i`.  They
-            need not be complete.
+        modes: `eigenmodes` of the features that the drift belongs to, of their Kronecker kernel with C outputs, of any
+            other kernel over n samples and C outputs (`LayerNTK`, `EmpiricalNTK`), or of their `SoftmaxGram`: then
+            energies are those of `B^T dF`, and their total is `sum_i f_i^T S_i f_i`.  They need not be complete.
         error_bound: [n, C], entrywise bounds of the drift's error, such as `Forgetting.error_bound` (infinite entries
             allowed); None takes the drift as exact.
         tol: error of a cluster's energy, relative to the total, up to which the status is certified; 1e-10 when None.
@@ -163,11 +163,17 @@ def decompose(
 def _in_metric(
     drift: torch.Tensor, error_bound: torch.Tensor | None, modes: Eigenmodes
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What the modes are modes of, float64: the drift [n, C], or B^T of it as one column [nC, 1]; and its bounds."""
-    softmax = modes.softmax
-    if softmax is not None:
-        value, error = softmax.half(drift, error_bound)
-        return softmax.flattened(value)[:, None], softmax.flattened(error)[:, None]
+    """What the modes are modes of, float64: the drift [n, C], it or B^T of it as one column [nC, 1]; and its bounds."""
+    if modes.softmax is not None:
+        value, error = modes.softmax.half(drift, error_bound)
+        return modes.flattened(value)[:, None], modes.flattened(error)[:, None]
+    if modes.outputs is not None:
+        rows = modes.spectrum.size // modes.outputs
+        given = checks.matrix("drift", drift, rows=rows, columns=modes.outputs)
+        checks.one_device(drift=given, modes=modes.basis)
+        bounds = None if error_bound is None else checks.bounds("error_bound", error_bound, drift=given)
+        flat = None if bounds is None else modes.flattened(widened(bounds))[:, None]
+        return modes.flattened(widened(given))[:, None], flat
     outputs = None if modes.output_index is None else modes.spectrum.multiplicity
     given = checks.matrix("drift", drift, rows=modes.spectrum.size, columns=outputs)
     checks.one_device(drift=given, modes=modes.basis)

@@ -12,7 +12,8 @@ drift of an old (source) task's predictions after a later (target) one.  With A 
                  <= sigma_1(Phi_A)^2 ||O||_2^2 ||M R_B||_F^2,         ||O||_2 = the largest cosine.
 
 Their first step forgets the left singular vectors and replaces every singular value by the largest: what is left does
-not know the sample, nor the output.  Equality holds when all singular values of Phi_A that the update meets are equal.
+not know the sample, nor the output.  Equality holds when all singular values of Phi_A that the update meets are equal
+to the largest.
 
 **What is computed.**  `O M R_B = -V_A^T dW^T` is the part of the head's update in the row space of Phi_A, and
 `||M R_B||_F = ||dW||_F`: it takes no decomposition of the new task, and serves any update, of training that stops early
@@ -22,7 +23,7 @@ with S, and l_j = sigma_j^2,
     ||dF_A||_F^2 = ||Phi_A P dW^T||_F^2 + ||Phi_A (I - P) dW^T||_F^2
                  <= l_1 ||P dW^T||_F^2 + l_{k+1} ||(I - P) dW^T||_F^2.
 
-  For k = rank it is Corollary 1, below that it is sharper: the weak directions are weighed
+For k = rank it is Corollary 1, below that it is sharper: the weak directions are weighed
 with l_{k+1} and not with l_1.  From Q of a `RowSpace` (sine s, defect omega) and an update x with an error of at most
 eps in norm, z = Q^T x,
 

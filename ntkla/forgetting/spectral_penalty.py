@@ -27,11 +27,12 @@ class SpectralPenalty(torch.nn.Module):
     """`penalty(outputs)` for any training loop: how far the outputs on the probes moved along the protected modes.
 
     Args:
-        modes: of the probes' kernel: `eigenmodes(features, k_G)`, or of a `KroneckerGram` with C outputs in any k,
-            or of a `SoftmaxGram`, whose metric `B^T` is then applied to what the outputs moved by.
+        modes: of the probes' kernel: `eigenmodes(features, k_G)`; or of a `KroneckerGram` with C outputs; or of any
+            other kernel over probes and outputs (`LayerNTK`, `EmpiricalNTK`); or of a `SoftmaxGram`, whose metric `B^T`
+            is then applied to what the outputs moved by.
         reference: the outputs to keep, [n, C], one row a probe in the order of the modes' features.  Detached.
         weight: >= 0.
-        outputs: the columns of the model's outputs that the reference has, in its order, for a head that several tasks
+        columns: the columns of the model's outputs that the reference has, in its order, for a head that several tasks
             share; None for all.
 
     Attributes:
@@ -58,7 +59,7 @@ class SpectralPenalty(torch.nn.Module):
         reference: torch.Tensor,
         weight: float = 1.0,
         *,
-        outputs: Sequence[int] | None = None,
+        columns: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(modes, Eigenmodes):
@@ -67,20 +68,23 @@ class SpectralPenalty(torch.nn.Module):
         checks.one_device(modes=modes.basis, reference=kept)
         if float(modes.values[-1]) <= float(modes.value_error[-1]):
             certain = int((modes.values > modes.value_error).sum())
+            remedy = f"ask eigenmodes for {certain}" if certain else "the features vanish"
             raise ArgumentError(
                 f"modes: expected eigenvalues that are certainly positive, got {certain} of {len(modes.values)} only. "
-                f"The others name no direction: ask eigenmodes for {certain}."
+                f"The others name no direction: {remedy}."
             )
         dtype = torch.promote_types(kept.dtype, torch.float32)
         self.weight = checks.number("weight", weight)
         if self.weight < 0:
             raise ArgumentError(f"weight: expected a number >= 0, got {weight!r}.")
-        self.columns = None if outputs is None else _columns(outputs, kept.shape[1])
-        expanded = modes.output_index is not None or modes.softmax is not None
+        self.columns = None if columns is None else _columns(columns)
+        if self.columns is not None and len(self.columns) != kept.shape[1]:
+            raise ArgumentError(f"columns: expected {kept.shape[1]}, as the reference has, got {self.columns}.")
+        expanded = modes.output_index is not None or modes.outputs is not None
         self.count = len(modes.values) * (1 if expanded else kept.shape[1])
         # A cut through the copies of the last mode leaves some outputs of its row unprotected.
         self.last = len(modes.values) % kept.shape[1] if modes.output_index is not None else 0
-        self.order = modes.order
+        self.order, self.stacked = modes.order, modes.outputs is not None
         self.register_buffer("basis", modes.basis.to(dtype))
         self.register_buffer("reference", kept.detach().to(dtype).clone())
         self.register_buffer("roots", None if modes.softmax is None else modes.softmax.root.roots.to(dtype))
@@ -95,7 +99,7 @@ class SpectralPenalty(torch.nn.Module):
         layer: str,
         weight: float = 1.0,
         bias: bool = True,
-        outputs: Sequence[int] | None = None,
+        columns: Sequence[int] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> SpectralPenalty:
         """The penalty that keeps what a model says now about a loader's probes.
@@ -105,7 +109,7 @@ class SpectralPenalty(torch.nn.Module):
             loader: of probes, in an order that stays: it must give the same probes again.
             k: k_G, how many modes of the probes' Gram matrix are protected, each for all outputs.
             layer: name of the submodule whose output is the input of the linear head.
-            weight, outputs: as above.
+            weight, columns: as above.
             bias: whether the head has a bias that is trained.
             dtype: of the features.
 
@@ -114,17 +118,21 @@ class SpectralPenalty(torch.nn.Module):
         """
         probes = features(model, loader, layer=layer, dtype=dtype)
         now = features(model, loader, dtype=dtype).features
-        kept = now if outputs is None else now[:, list(outputs)]
-        return cls(eigenmodes(probes.features, k, bias=bias), kept, weight, outputs=outputs)
+        kept = now if columns is None else now[:, _within(_columns(columns), now)]
+        return cls(eigenmodes(probes.features, k, bias=bias), kept, weight, columns=columns)
 
     def forward(self, outputs: torch.Tensor) -> torch.Tensor:
         """The penalty, a scalar, for the model's outputs on all probes, [n, C] (or all columns of a shared head).
 
         Raises:
-            ShapeError: other probes than the modes were made of.
-            NonFiniteError: an output is NaN or infinite (not looked for while torch compiles).
+            DtypeError, ShapeError: no matrix, or other probes than the modes were made of.
+            NonFiniteError: the sum is NaN or infinite, because an output is, or is so large that its square overflows.
+                A GPU has to be waited for to see that; while torch compiles it is not looked for.
         """
-        selected = outputs if self.columns is None else outputs[:, self.columns]
+        if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
+            came = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+            raise ShapeError(f"outputs: expected a tensor [n, C], one row a probe, got {came}.")
+        selected = outputs if self.columns is None else outputs[:, _within(self.columns, outputs)]
         if selected.shape != self.reference.shape:
             raise ShapeError(
                 f"outputs: expected {tuple(self.reference.shape)}, the probes and outputs of the reference, got "
@@ -135,15 +143,19 @@ class SpectralPenalty(torch.nn.Module):
             moved = selected.to(wide) - self.reference.to(wide)
             total = self._coefficients(moved).square().sum() * (self.weight / self.count)
         if not torch.compiler.is_compiling() and not bool(torch.isfinite(total.detach())):
-            raise NonFiniteError("outputs: the penalty is NaN or infinite, so an output is. Lower the learning rate.")
+            raise NonFiniteError(
+                "outputs: the penalty is NaN or infinite; an output is, or its square is. Lower the learning rate."
+            )
         return total
 
     def _coefficients(self, moved: torch.Tensor) -> torch.Tensor:
         """`U^T (f - f_ref)`, in the metric of cross-entropy where the modes are."""
         basis = self.basis.to(moved.dtype)
-        if self.roots is None:
+        if not self.stacked:
             found = basis.T @ moved
             return found if self.last == 0 else torch.cat([found[:-1].flatten(), found[-1, : self.last]])
+        if self.roots is None:
+            return basis.T @ (moved.T if self.order == "class" else moved).reshape(-1)
         roots = self.roots.to(moved.dtype)
         half = roots * (moved - (roots.square() * moved).sum(1, keepdim=True))
         return basis.T @ (half.T if self.order == "class" else half).reshape(-1)
@@ -154,18 +166,24 @@ class SpectralPenalty(torch.nn.Module):
 
 
 def _probes(modes: Eigenmodes) -> int:
-    return modes.basis.shape[0] if modes.softmax is None else modes.softmax.samples
+    return modes.basis.shape[0] // (modes.outputs or 1)
 
 
 def _outputs(modes: Eigenmodes) -> int | None:
     """How many outputs the modes were made for; None for modes of G, which serve any number."""
-    if modes.softmax is not None:
-        return modes.softmax.outputs
-    return None if modes.output_index is None else modes.spectrum.multiplicity
+    return modes.outputs if modes.output_index is None else modes.spectrum.multiplicity
 
 
-def _columns(outputs: Sequence[int], expected: int) -> list[int]:
-    columns = [checks.integer("outputs", c, least=0) for c in outputs]
-    if len(set(columns)) != len(columns) or len(columns) != expected:
-        raise ArgumentError(f"outputs: expected {expected} distinct columns, as the reference has, got {columns}.")
+def _columns(columns: object) -> list[int]:
+    if not isinstance(columns, Sequence) or isinstance(columns, str):
+        raise DtypeError(f"columns: expected a sequence of column numbers, got {type(columns).__name__}.")
+    numbers = [checks.integer("columns", c, least=0) for c in columns]
+    if len(set(numbers)) != len(numbers):
+        raise ArgumentError(f"columns: expected each once, got {numbers}.")
+    return numbers
+
+
+def _within(columns: list[int], outputs: torch.Tensor) -> list[int]:
+    if max(columns) >= outputs.shape[1]:
+        raise ShapeError(f"columns: expected numbers below {outputs.shape[1]}, the outputs there are, got {columns}.")
     return columns

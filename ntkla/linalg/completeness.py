@@ -82,7 +82,9 @@ def remainder_of_features(product: GramProduct, pairs: LeadingPairs, count: int,
         return remainder(gram_matrix(design), pairs, count)
     inner = product.inner[:, :count]
     norm = float(norm_upper(inner))
-    turned = product.inward(trace) * float(norm_upper(product.lengths[:count])) + design.rows * TINY64
+    lengths = float(norm_upper(product.lengths[:count]))
+    underflow = 2.0 * design.rows * math.sqrt(design.columns * count) * TINY64
+    turned = (product.inward(trace) + design.flushed_mass()) * lengths + underflow
     inherited = (2.0 * norm + turned) * turned + pairs.defect * (norm + turned) ** 2
     left, error = _difference(normal_matrix(design), inner, inner, norm**2)
     return BoundedMatrix(left, (error + inherited) * SHORT_CHAIN)

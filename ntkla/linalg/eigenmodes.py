@@ -80,7 +80,8 @@ def eigenmodes(
         seed: of Lanczos' start vectors; torch's own generators are not touched.
         progress: called as `progress(passes, residual)` with the number of products so far and the worst residual
             of the k pairs relative to the largest value, after every step on a CPU and every restart on a GPU.
-        route: `"full"` or `"lanczos"` instead of what `eigen_cost` picks, for features.
+        route: `"full"` or `"lanczos"`; `"auto"` takes what `eigen_cost` picks for features, and for another operator
+            Lanczos where the operator is large beside the basis.  Where the basis has no room it is `"full"`.
         strict: whether a status that is not certified raises `NotCertifiedError` instead of being returned.
 
     Returns:
@@ -96,20 +97,20 @@ def eigenmodes(
     are typical, and vectors of length m for a basis of 2 k + 9 blocks.  Deterministic for fixed inputs, seed, versions
     and thread count.
     """
-    k_asked, strict = k, checks.flag("strict", strict)
+    strict = checks.flag("strict", strict)
     wish = _wish(tol, block_size, prove, seed, progress, route)
     operator = as_operator(operator_or_features)
     if isinstance(operator, LinearOperator) and not _of_features(operator):
         if bias:
             raise ArgumentError(_BIAS)
-        modes = _operator_modes(operator, k_asked, wish)
-        modes.status.require(strict)
-        return modes
-    design, outputs, order = design_of(operator, bias)
-    k = checks.integer("k", k_asked, least=1, most=design.rows * outputs)
-    modes = _feature_modes(design, -(-k // outputs), wish)
+        modes = _operator_modes(operator, k, wish)
+    else:
+        design, outputs, order = design_of(operator, bias)
+        k = checks.integer("k", k, least=1, most=design.rows * outputs)
+        modes = _feature_modes(design, -(-k // outputs), wish)
+        modes = modes if order is None else _repeated(modes, k, outputs, order)
     modes.status.require(strict)
-    return modes if order is None else _repeated(modes, k, outputs, order)
+    return modes
 
 
 def spectrum_of(operator_or_features: torch.Tensor | LinearOperator, *, bias: bool = False) -> Spectrum:
@@ -168,10 +169,7 @@ def _feature_modes(design: DesignMatrix, k: int, wish: _Wish) -> Eigenmodes:
     cost = eigen_cost(design.rows, design.columns, k, block, wish.route)
     if cost.route == "lanczos":
         if not has_room(k, block, size):
-            raise ArgumentError(
-                f"route 'lanczos': {k} modes in blocks of {block} need a basis of {basis_columns(k, block)} vectors, "
-                f"more than the {size} dimensions that there are. Pass route='auto', or a smaller block_size."
-            )
+            raise ArgumentError(_no_room(k, block, size))
         squares = wish.prove == "inertia"
         checks.memory("eigenmodes", feature_lanczos_memory(design, k, block, squares=squares), design.device)
         modes = FeatureLanczos(
@@ -191,11 +189,17 @@ def _feature_modes(design: DesignMatrix, k: int, wish: _Wish) -> Eigenmodes:
     return full_modes(design, k, wish.tolerance)
 
 
+def _no_room(k: int, block: int, size: int) -> str:
+    return (
+        f"route 'lanczos': {k} modes in blocks of {block} need a basis of {basis_columns(k, block)} vectors, more than "
+        f"the {size} dimensions that there are. Pass route='auto', or a smaller block_size."
+    )
+
+
 def _operator_modes(operator: LinearOperator, k: int, wish: _Wish) -> Eigenmodes:
     if isinstance(operator, KroneckerGram):
-        factor = _operator_modes(
-            operator.gram, -(-checks.integer("k", k, least=1, most=operator.shape[0]) // operator.outputs), wish
-        )
+        k = checks.integer("k", k, least=1, most=operator.shape[0])
+        factor = _operator_modes(operator.gram, -(-k // operator.outputs), wish)
         return _repeated(factor, k, operator.outputs, operator.order)
     operator._square("eigenmodes")
     if not operator.psd:
@@ -206,9 +210,13 @@ def _operator_modes(operator: LinearOperator, k: int, wish: _Wish) -> Eigenmodes
     size = operator.shape[0]
     k = checks.integer("k", k, least=1, most=size)
     block = wish.block or default_block(k, size)
-    if size <= _DENSE * basis_columns(k, block):
+    room = has_room(k, block, size)
+    if wish.route == "lanczos" and not room:
+        raise ArgumentError(_no_room(k, block, size))
+    small = wish.route == "auto" and size <= _DENSE * basis_columns(k, block)
+    if wish.route == "full" or not room or small:
         checks.memory("eigenmodes", 8 * 12 * size**2, operator.device)
-        modes = dense_modes(operator, k, tolerance=wish.tolerance, prove=wish.prove)
+        modes = dense_modes(operator, k, tolerance=wish.tolerance)
     else:
         squares = wish.prove == "inertia"
         checks.memory("eigenmodes", lanczos_memory(size, k, block, squares=squares), operator.device)
@@ -221,11 +229,9 @@ def _operator_modes(operator: LinearOperator, k: int, wish: _Wish) -> Eigenmodes
             seed=wish.seed,
             progress=wish.progress,
         )
-    return (
-        dataclasses.replace(modes, softmax=operator, order=operator.order)
-        if isinstance(operator, SoftmaxGram)
-        else modes
-    )
+    softmax = operator if isinstance(operator, SoftmaxGram) else None
+    outputs, order = operator.output_layout() or (None, None)
+    return dataclasses.replace(modes, outputs=outputs, order=order, softmax=softmax)
 
 
 def _repeated(factor: Eigenmodes, k: int, outputs: int, order: str) -> Eigenmodes:

@@ -48,7 +48,7 @@ def full_modes(design: DesignMatrix, k: int, tolerance: float) -> Eigenmodes:
         clusters=clusters,
         cut=clusters[-1].stop > k,
         next_value_bound=following,
-        complete=following <= float(values[-1] + errors[-1]),
+        complete=True if following <= float(values[-1] + errors[-1]) else None,
         proof="full",
         converged=status.certified,
         tolerance=tolerance,

@@ -2,7 +2,7 @@
 
 If `t I - A` has a Cholesky factor, no eigenvalue of A exceeds t (Sylvester).  In floating point: when the factorisation
 of a symmetric matrix M [m, m] runs to its end, `M + dM = R^T R` with `|dM_ij| <= g sqrt(m_ii m_jj)`,
-`g = gamma_{m+2} / (1 - gamma_{m+2})` (Demmel; Higham, Accuracy and Stability, theorem 10.7, with one rounding more for
+`g = gamma_{m+2} / (1 - gamma_{m+2})` (Demmel; Higham, Accuracy and Stability, section 10.1, with one rounding more for
 a division by multiplying with the reciprocal, as BLAS libraries do), hence
 
     lambda_min(M) >= -g tr(M) - (underflow)       (Rump, "Verification of positive definiteness", BIT 46, 2006)

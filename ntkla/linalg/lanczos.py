@@ -13,8 +13,8 @@ What goes wrong elsewhere, and why it does not here:
 
 - One vector finds one copy of a multiple eigenvalue; a random block of b finds b.  More copies, and eigenvectors that
   the start is orthogonal to, are found by `restart_afresh`: the wanted vectors are kept and a new random block joins.
-- H is filled with the coefficients that were computed, not assumed tridiagonal, so lost orthogonality cannot make
-  copies: two Ritz vectors of one eigenvector would need two orthonormal vectors that are the same.
+- H is filled with the coefficients that were computed, not assumed tridiagonal, and the basis is kept orthonormal, so
+  no copies are made: two Ritz vectors of one eigenvector would need two orthonormal vectors that are the same.
 - A block that loses rank is completed by QR with new directions, orthogonalised like any other: there is no breakdown,
   hence no threshold for one.  Where arithmetic is exact QR would make up the same direction again and again, which
   then lies in the basis; so noise of the size of one rounding is added first.  Everything else is compared with the
@@ -55,7 +55,7 @@ class BlockLanczos:
         product: [N, b] -> [N, b] float64, the operator.
         size: N.
         wanted: how many leading pairs a restart keeps at least.
-        block: columns of a step; `capacity + 2 * block <= size`.
+        block: columns of a step; `capacity + block <= size`.
         capacity: columns of the basis, at least `wanted + 2 * block`.
         seed: of the random blocks; the global generator is not touched.
         device: where the basis lives.

@@ -2,8 +2,9 @@
 
 A pair has converged when the estimate of its residual is below a quarter of the tolerance, relative to the largest
 Ritz value; what is then proved is found anew from the vectors.  `look_again` searches the complement of what was found
-from a new random block, until the largest Ritz value there is certain to lie below or as much work was done as before:
-a copy of a multiple eigenvalue, or a vector that the first block was orthogonal to, comes out by then.
+from a new random block, until the largest Ritz value there has settled below or as much work was done as before: a copy
+of a multiple eigenvalue, or a vector that the first block was orthogonal to, is likely to come out by then.  Only
+`completeness.py` proves that nothing was missed.
 """
 
 from __future__ import annotations

@@ -91,6 +91,10 @@ class LayerNTK(LinearOperator):
         diagonal = layer_ntk_diagonal(self.side.a, self.side.d, mask=self.side.masks or None, precision="float64")
         return self._ordered(diagonal[..., None])[:, 0]
 
+    def output_layout(self) -> tuple[int, str]:
+        """C and the order of entries."""
+        return self.outputs, self.order
+
     def trace(self) -> float:
         """The sum of the diagonal: the squared Frobenius norm of the Jacobian."""
         return math.fsum(self.diagonal().tolist())

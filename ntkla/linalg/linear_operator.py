@@ -80,6 +80,14 @@ class LinearOperator(ABC):
     def trace(self) -> float | None:
         """The sum of the diagonal, None where it is not known.  ShapeError for an operator that is not square."""
 
+    def output_layout(self) -> tuple[int, str] | None:
+        """Of a kernel over n samples and C outputs, C and its order; None for other operators.
+
+        The entry of sample i and output c stands at `c n + i` of a vector in the order `"class"`, at `i C + c` in
+        `"sample"`.
+        """
+        return None
+
     def diagonal_bounds(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Lower and upper bounds of the diagonal, float64 [N] each, rounding included; None where they are not known.
 

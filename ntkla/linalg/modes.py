@@ -60,6 +60,12 @@ class Spectrum(Result):
     def __str__(self) -> str:
         times = f", each {self.multiplicity} times" if self.multiplicity > 1 else ""
         trace = f"trace {self.trace:.6g}" if math.isfinite(self.trace_error) else "trace not known"
+        if self.ceiling is not None:
+            most, least = float(self.lower[0]), float(self.lower[-1])
+            return (
+                f"{self.size} eigenvalues{times}: the {self.values.shape[0]} largest are at least {most:.6g} ... "
+                f"{least:.6g}, larger ones may have been missed; {trace}"
+            )
         known = "each" if self.rest == 0.0 else f"the first {self.values.shape[0]}"
         rest = "" if self.rest == 0.0 else f", every other one at most {self.rest:.4g}"
         return (
@@ -112,8 +118,9 @@ class Eigenmodes(Result):
         clusters: the clusters that the k eigenvalues fall into, in order.
         cut: whether the last cluster goes on beyond k, so that the last vectors are only some vectors of its subspace.
         next_value_bound: upper bound of the (k+1)-th eigenvalue; 0 when there is none, infinite when nothing is known.
-        complete: True when it is proved that no larger eigenvalue was missed:
-            `next_value_bound <= values[k-1] + value_error[k-1]`; None when it is not, and the status says why.
+        complete: True when it is proved that none that is larger was missed, to the tolerance:
+            `next_value_bound <= values[k-1] + tolerance * l`, l the lower bound of the largest eigenvalue; then also
+            `next_value_bound <= values[k-1] + value_error[k-1]`.  None when it is not, and the status says why.
         proof: how it was proved: `"full"`, from the enclosure of the whole spectrum; `"trace"`, from what the k
             eigenvalues leave of the trace; `"inertia"`, from a Cholesky factorisation; None when it was not.
         converged: whether every value error and residual meets the tolerance.
@@ -125,7 +132,9 @@ class Eigenmodes(Result):
         passes: how often the operator was multiplied with a block of vectors; 0 for a direct decomposition.
         factor: for a Kronecker kernel the modes of G; None otherwise.
         output_index: for a Kronecker kernel int64 [k], the output that each vector belongs to; None otherwise.
-        order: for a Kronecker kernel its order of entries, `"class"` or `"sample"`; None otherwise.
+        order: for a kernel over samples and outputs its order of entries, `"class"` or `"sample"`; None otherwise.
+        outputs: C for such a kernel when each vector has an entry for every sample and output: the basis is [nC, k];
+            None for modes of G, and for a Kronecker kernel, whose basis is that of G.
         softmax: for the kernel of cross-entropy the operator, whose metric `decompose` needs; None otherwise.
 
     Vectors of one cluster are only defined as a subspace: compare them by principal angles, never one by one.
@@ -150,6 +159,7 @@ class Eigenmodes(Result):
     factor: Eigenmodes | None = None
     output_index: torch.Tensor | None = None
     order: str | None = None
+    outputs: int | None = None
     softmax: SoftmaxGram | None = None
 
     @property
@@ -172,6 +182,10 @@ class Eigenmodes(Result):
         if self.order == "sample":
             dense = dense.transpose(0, 1)
         return dense.reshape(samples * outputs, k)
+
+    def flattened(self, x: torch.Tensor) -> torch.Tensor:
+        """[n, C] -> [nC], as the entries of a vector are ordered."""
+        return (x.T if self.order == "class" else x).reshape(-1)
 
     def __str__(self) -> str:
         k, size = self.values.shape[0], self.spectrum.size * self.spectrum.multiplicity

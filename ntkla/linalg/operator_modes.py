@@ -54,10 +54,11 @@ def lanczos_modes(
         pairs, conditional = _judged(operator, values, vectors)
         outside = _by_trace(pairs, k, trace, prove)
         if prove == "inertia" and not complete(pairs, k, outside.bound, tolerance):
-            outside = _by_inertia(operator, pairs, k, search.following(), tolerance)
+            outside = min(outside, _by_inertia(operator, pairs, k, search.following(), tolerance))
         if not converged or complete(pairs, k, outside.bound, tolerance) or not search.look_again():
             break
     _require_psd(operator, search.ritz.values, search.last_vector())
+    _require_trace(operator, pairs, trace)
     return partial_modes(
         pairs,
         k,
@@ -70,19 +71,21 @@ def lanczos_modes(
     )
 
 
-def dense_modes(operator: LinearOperator, k: int, *, tolerance: float, prove: str | None) -> Eigenmodes:
+def dense_modes(operator: LinearOperator, k: int, *, tolerance: float) -> Eigenmodes:
     """The same from all products: the section on the whole space is the operator itself."""
     values, vectors = torch.linalg.eigh(dense_matrix(operator).matrix)
     _require_psd(operator, values.flip(0), vectors[:, :1])
     pairs, conditional = _judged(operator, values.flip(0).clamp(min=0.0), vectors.flip(1).contiguous())
+    trace = operator.trace_bounds()
+    _require_trace(operator, pairs, trace)
     return partial_modes(
         pairs,
         k,
         Outside(pairs.outside(k, 0.0), "full"),
-        operator.trace_bounds(),
+        trace,
         tolerance=tolerance,
-        passes=2,
-        remedy="",  # a full decomposition needs none
+        passes=0,
+        remedy="the vectors are too far from orthonormal. Scale the operator, so that its norm is about 1.",
         conditional=conditional,
     )
 
@@ -91,6 +94,16 @@ def _by_trace(pairs: LeadingPairs, k: int, trace: tuple[float, float] | None, pr
     if prove is None or trace is None:
         return Outside(math.inf if trace is None else trace[1], "trace")
     return Outside(by_trace(pairs, k, trace[1]), "trace")
+
+
+def _require_trace(operator: LinearOperator, pairs: LeadingPairs, trace: tuple[float, float] | None) -> None:
+    """ArgumentError when the pairs prove that the trace is larger than a sum of N numbers in float64 rounds."""
+    inside = pairs.trace_inside(pairs.values.shape[0])
+    if trace is not None and trace[1] * (1.0 + gamma(2 * operator.shape[0])) < inside:
+        raise ArgumentError(
+            f"{operator}: expected a trace of at least {inside:.17g}, which its products prove, got {trace[1]:.17g}. "
+            "Pass the sum of its diagonal, or none."
+        )
 
 
 def _by_inertia(operator: LinearOperator, pairs: LeadingPairs, k: int, following: float, tolerance: float) -> Outside:

@@ -22,6 +22,9 @@ from ntkla.linalg.normal import exactly_zero
 from ntkla.linalg.precision import TINY64, gamma, norm_upper, rounded_up
 from ntkla.linalg.products import pairwise_depth, pairwise_sums, pieced_gamma
 
+# Rows and entries of a block whose squares stay in a core's cache while they are added up.
+_LEAST_ROWS, _CACHED = 64, 2**18
+
 
 class CrossGram(LinearOperator):
     """The cross-Gram matrix `Phi_left Phi_right^T` [n_left, n_right], never formed.
@@ -102,7 +105,8 @@ class CrossGram(LinearOperator):
 def squared_norms(design: DesignMatrix) -> tuple[torch.Tensor, torch.Tensor]:
     """Lower and upper bounds of the squared norms of the rows, float64 [n] each; one pass over the features."""
     squares = torch.empty(design.rows, dtype=torch.float64, device=design.device)
-    for rows, block in design.blocks():
+    few = max(_LEAST_ROWS, _CACHED // design.columns) if design.device.type == "cpu" else None
+    for rows, block in design.blocks(few):
         squares[rows] = pairwise_sums(block * block)
     rounding = gamma(2 * pairwise_depth(design.columns) + 4)
     underflow = 4 * design.columns * TINY64
@@ -164,7 +168,7 @@ class FunctionOperator(LinearOperator):
         psd: the owner's word that it is symmetric positive semidefinite; nothing here can check it.
         matmul_error: a number e with `||matmul(v) - K v||_2 <= e ||v||_2` for every column v, rounding and underflow
             included, or None: then every bound is conditional, for the operator as evaluated.
-        trace: the sum of its diagonal, or None: then completeness cannot be proved by the trace.
+        trace: the sum of its diagonal, taken as exact, or None: then completeness cannot be proved by the trace.
 
     Raises:
         ArgumentError, ShapeError, DtypeError, DeviceError.  From a product also ShapeError, DtypeError, DeviceError or

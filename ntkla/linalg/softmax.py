@@ -74,6 +74,10 @@ class SoftmaxGram(LinearOperator):
         """Itself: the matrix is symmetric."""
         return self
 
+    def output_layout(self) -> tuple[int, str]:
+        """C and the order of entries."""
+        return self.outputs, self.order
+
     def trace(self) -> float | None:
         """`sum_i G_ii (1 - ||p_i||^2)`, the middle of `trace_bounds()`; None where G's diagonal is not known."""
         bounds = self.trace_bounds()

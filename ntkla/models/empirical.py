@@ -89,6 +89,10 @@ class EmpiricalNTK(LinearOperator):
         """Itself: the matrix is symmetric."""
         return self
 
+    def output_layout(self) -> tuple[int, str]:
+        """C and the order of entries."""
+        return self.outputs, self.order
+
     def trace(self) -> None:
         """None: as long as the Jacobian is not formed the trace is not known."""
 

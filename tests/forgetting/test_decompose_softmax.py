@@ -159,6 +159,6 @@ def test_without_its_operator_the_modes_are_ordinary_ones():
     """The field decides: the same vectors without it take a drift as one column."""
     operator = SoftmaxGram(GramOperator(planted_features(4, 4, [2.0, 1.0])), softmax(4, 2, 1))
     modes, drift = eigenmodes(operator, 3), hadamard_basis(4)[:, :2]
-    plain = dataclasses.replace(modes, softmax=None)
+    plain = dataclasses.replace(modes, softmax=None, outputs=None)
     column = operator.flattened(operator.half(drift)[0])[:, None]
     assert torch.equal(decompose(column, plain).energy, decompose(drift, modes).energy)

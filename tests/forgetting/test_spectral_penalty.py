@@ -6,7 +6,16 @@ import pytest
 import torch
 
 import ntkla
-from ntkla import ArgumentError, GramOperator, KroneckerGram, NonFiniteError, ShapeError, SoftmaxGram, SpectralPenalty
+from ntkla import (
+    ArgumentError,
+    GramOperator,
+    KroneckerGram,
+    LayerNTK,
+    NonFiniteError,
+    ShapeError,
+    SoftmaxGram,
+    SpectralPenalty,
+)
 from ntkla.linalg.precision import UNIT_ROUNDOFF, gamma
 from ntkla.testing.spectra import normal
 
@@ -73,8 +82,19 @@ def test_the_metric_of_cross_entropy():
     )
 
 
+@pytest.mark.parametrize("order", ["class", "sample"])
+def test_modes_of_a_kernel_that_is_no_kronecker_product(order):
+    kernel = LayerNTK([(PHI, normal(PROBES, OUTPUTS * 4, 6).reshape(PROBES, OUTPUTS, 4))], order=order)
+    modes = ntkla.eigenmodes(kernel, 5)
+    moved = modes.vectors.T @ flattened(NOW - REFERENCE, order)
+    penalty = SpectralPenalty(modes, REFERENCE, WEIGHT)
+    within(penalty(NOW), WEIGHT / 5 * moved.square().sum(), WEIGHT * (NOW - REFERENCE).square().sum())
+    spread = ntkla.decompose(NOW - REFERENCE, modes)
+    within(spread.energy, moved.square(), (NOW - REFERENCE).square().sum())
+
+
 def test_columns_of_a_shared_head_are_the_only_ones_that_count():
-    penalty = SpectralPenalty(ntkla.eigenmodes(PHI, KEPT), REFERENCE[:, :2], outputs=[2, 0])
+    penalty = SpectralPenalty(ntkla.eigenmodes(PHI, KEPT), REFERENCE[:, :2], columns=[2, 0])
     outputs = torch.cat([REFERENCE[:, 1:2], NOW[:, :1], REFERENCE[:, :1]], 1).requires_grad_()
     penalty(outputs).backward()
     assert float(penalty(outputs.detach())) == 0.0
@@ -146,7 +166,12 @@ MODES = ntkla.eigenmodes(PHI, KEPT)
         (ShapeError, "in their order", lambda: SpectralPenalty(MODES, REFERENCE)(NOW[:5])),
         (ArgumentError, "weight: expected a number >= 0", lambda: SpectralPenalty(MODES, REFERENCE, -1.0)),
         (ArgumentError, "got 7 of 9", lambda: SpectralPenalty(ntkla.eigenmodes(PHI, 9), REFERENCE)),
-        (ArgumentError, "distinct columns", lambda: SpectralPenalty(MODES, REFERENCE, outputs=[0, 1, 1])),
+        (ArgumentError, "each once", lambda: SpectralPenalty(MODES, REFERENCE, columns=[0, 1, 1])),
+        (ArgumentError, "expected 3, as the reference has", lambda: SpectralPenalty(MODES, REFERENCE, columns=[0, 1])),
+        (ShapeError, "numbers below 3", lambda: SpectralPenalty(MODES, REFERENCE, columns=[0, 1, 9])(NOW)),
+        (TypeError, "column numbers", lambda: SpectralPenalty(MODES, REFERENCE, columns=2)),
+        (ShapeError, "one row a probe", lambda: SpectralPenalty(MODES, REFERENCE)(NOW[0])),
+        (ShapeError, "got list", lambda: SpectralPenalty(MODES, REFERENCE)([1.0])),
         (TypeError, "eigenmodes", lambda: SpectralPenalty(PHI, REFERENCE)),
     ],
 )
