@@ -142,6 +142,7 @@ class FeatureLanczos:
         following = values[k]
         bounds = (following + tails) / 2 + torch.hypot((following - tails) / 2, couplings)
         bounds[0] = tails[0]
-        # Half of the tolerance is left to what the estimates leave out.
-        enough = torch.nonzero(bounds < values[k - 1] + 0.5 * self.tolerance * largest)
+        # A tenth of the gap, and half of the tolerance, are left to what the estimates leave out.
+        goal = values[k - 1] - 0.1 * (values[k - 1] - following) + 0.5 * self.tolerance * largest
+        enough = torch.nonzero(bounds < goal)
         return int(enough[0]) if len(enough) else 0
