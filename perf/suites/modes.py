@@ -19,7 +19,7 @@ from perf.suites.modes_problem import CLUSTERED, DECAYING, GEOMETRIC, STEEP, Pro
 
 BASELINE = SMALLER
 MEMORY = False  # the features are most of it
-PATIENCE = 2.0  # seconds for each contender: some take a minute
+PATIENCE = 1.5  # seconds for each contender: some take a minute
 # Orthonormal to this: far from what copies of one vector would do, far above what mapping back loses.
 _ORTHONORMAL = 1e-8
 _OURS, _PEERS = tuple(modes_ours.OPTIONS), (SAME, SMALLER, LOBPCG, EIGH, RANDOMIZED)
