@@ -87,10 +87,10 @@ def modes(
 
 @contract
 def overlap(
-    old: Float[Tensor, "old features"], new: Float[Tensor, "samples features"], modes_old: int, modes_new: int
-) -> tuple[Float64[Tensor, " angles"], Float64[Tensor, " angles"], Float64[Tensor, "modes_old modes_new"]]:
-    found = ntkla.task_overlap(old, new, modes_old=modes_old, modes_new=modes_new)
-    assert found.overlap.shape == (found.modes_old, found.modes_new)
+    old: Float[Tensor, "old features"], new: Float[Tensor, "samples features"], k_old: int, k_new: int
+) -> tuple[Float64[Tensor, " angles"], Float64[Tensor, " angles"], Float64[Tensor, "k_old k_new"]]:
+    found = ntkla.task_overlap(old, new, k_old=k_old, k_new=k_new)
+    assert found.overlap.shape == (found.k_old, found.k_new)
     return found.cosines, found.cosine_error, found.overlap
 
 

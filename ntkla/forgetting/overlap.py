@@ -7,7 +7,7 @@ bounds of the total forgetting in our notation, `linalg/row_space.py` the errors
 the one number that weighs the overlap by the spectra.
 
 Where the samples outnumber the features, both row spaces are the whole space and every cosine is 1: compare the leading
-modes instead (`modes_old`, `modes_new`), or the alignment.  None of these numbers knows which sample, which output, or
+modes instead (`k_old`, `k_new`), or the alignment.  None of these numbers knows which sample, which output, or
 which sign: two problems may share them all, and one old sample drift in the first and another one in the second.
 """
 
@@ -36,24 +36,25 @@ class TaskOverlap(Result):
     """How far the features of two tasks overlap; tensors float64 on their device.
 
     Attributes:
-        cosines: [r], r = min(modes_old, modes_new): of the principal angles between the leading row spaces, descending.
+        cosines: [r], r = min(k_old, k_new): of the principal angles between the leading row spaces, descending.
         cosine_error: [r], `|exact - cosines| <= cosine_error`; as large as can be where a space is not certified.
-        modes_old, modes_new: the dimensions of the two row spaces.
+        k_old, k_new: the dimensions of the two row spaces.
         rank_old, rank_new: the ranks of the two feature matrices, as far as the bounds decide them.
         alignment, alignment_error: `||G_AB||_F^2 / (||G_AA||_F ||G_BB||_F)`, in [0, 1], and the bound of its error.
-        drift_bound: upper bound of the total forgetting ||dF_A||_F^2 (Corollary 1 of Doan et al.), or None when no
-            forecast was given; infinite when the forecast's update has no bound.
+        drift_bound: upper bound of the total forgetting ||dF_A||_F^2 (Corollary 1 of Doan et al. for
+            `k_old` = rank, sharper for fewer), or None when no forecast was given; infinite when the forecast's update
+            has no bound.
         cosine_bound: the same from the largest cosine alone, hence looser; or None.
         tolerance: of the cosines.
         status: `"certified"` when every cosine's error meets the tolerance.
-        overlap: [modes_old, modes_new], `Q_old^T Q_new` for the computed bases: vectors of one cluster are only defined
+        overlap: [k_old, k_new], `Q_old^T Q_new` for the computed bases: vectors of one cluster are only defined
             as a subspace, so read its singular values, not its entries.
     """
 
     cosines: torch.Tensor
     cosine_error: torch.Tensor
-    modes_old: int
-    modes_new: int
+    k_old: int
+    k_new: int
     rank_old: Decision
     rank_new: Decision
     alignment: float
@@ -66,7 +67,7 @@ class TaskOverlap(Result):
 
     def __str__(self) -> str:
         lines = [
-            f"TaskOverlap: the leading {self.modes_old} of rank {self.rank_old} (old) and {self.modes_new} of rank "
+            f"TaskOverlap: the leading {self.k_old} of rank {self.rank_old} (old) and {self.k_new} of rank "
             f"{self.rank_new} (new) modes",
             f"  alignment {self.alignment:.6g}, within {self.alignment_error:.2g}",
         ]
@@ -87,8 +88,8 @@ def task_overlap(
     forgetting: Forgetting | None = None,
     *,
     bias: bool = False,
-    modes_old: int | None = None,
-    modes_new: int | None = None,
+    k_old: int | None = None,
+    k_new: int | None = None,
     tol: float | None = None,
 ) -> TaskOverlap:
     """The NTK overlap of two tasks, and the bound that it puts on a forecast's total forgetting.
@@ -99,7 +100,7 @@ def task_overlap(
         forgetting: `predict_forgetting(features_old, features_new, ...)`, for the bounds; of the optimum or of training
             that stops early.
         bias: whether the head has a bias, one more feature that is 1 for every sample.
-        modes_old, modes_new: how many leading modes span each row space, >= 1; no more than are proved to be there are
+        k_old, k_new: how many leading modes span each row space, >= 1; no more than are proved to be there are
             taken.  None takes as many as are certified to `tol`, or the best one where none is.  Fewer old modes than
             the rank sharpen `drift_bound`: weak directions are weighed with the largest eigenvalue among themselves.
         tol: the error of a cosine up to which the status is certified; 1e-10 when None.
@@ -110,7 +111,7 @@ def task_overlap(
     Raises:
         DtypeError, ShapeError, NonFiniteError, ScaleError, DeviceError, ArgumentError, MemoryEstimateError
 
-    Cost: `feature_modes` of both tasks, then at most `6 columns (modes_old modes_new + n_A modes_old + n_B modes_new)`
+    Cost: `feature_modes` of both tasks, then at most `6 columns (k_old k_new + n_A k_old + n_B k_new)`
     operations for the angles and `2 columns min(n_A, columns) min(n_B, columns)` for the alignment.  Deterministic for
     fixed inputs, versions and thread count.
     """
@@ -120,7 +121,7 @@ def task_overlap(
     checks.one_device(features_old=features_old, features_new=features_new)
     bias = checks.flag("bias", bias)
     tolerance = DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol)
-    wanted = [_wanted("modes_old", modes_old), _wanted("modes_new", modes_new)]
+    wanted = [_wanted("k_old", k_old), _wanted("k_new", k_new)]
     update = None if forgetting is None else _update(forgetting, features_old, bias)
     designs = [DesignMatrix(features, bias) for features in (features_old, features_new)]
     modes = [feature_modes(features, bias=bias) for features in (features_old, features_new)]
@@ -134,8 +135,8 @@ def task_overlap(
     return TaskOverlap(
         cosines=angles.cosines,
         cosine_error=angles.error,
-        modes_old=counts[0],
-        modes_new=counts[1],
+        k_old=counts[0],
+        k_new=counts[1],
         rank_old=_rank(modes[0]),
         rank_new=_rank(modes[1]),
         alignment=weighed.value,
@@ -148,9 +149,9 @@ def task_overlap(
     )
 
 
-def memory_estimate(columns: int, modes_old: int, modes_new: int) -> int:
+def memory_estimate(columns: int, k_old: int, k_new: int) -> int:
     """Bytes at the peak, beside the features and their modes: two bases with slices and products, and the overlap."""
-    return 8 * (14 * columns * max(modes_old, modes_new) + 10 * modes_old * modes_new)
+    return 8 * (14 * columns * max(k_old, k_new) + 10 * k_old * k_new)
 
 
 def update_of(forgetting: Forgetting) -> Update:
@@ -196,6 +197,6 @@ def _status(error: torch.Tensor, tolerance: float) -> Status:
     worst = float(error.max()) if error.numel() else 0.0
     remedy = (
         "a row space ends where the eigenvalues are too close, or vanish. The bounds of the drift hold; for closer "
-        "cosines pass another number of modes_old or modes_new, or a larger tol if these errors suffice."
+        "cosines pass another number of k_old or k_new, or a larger tol if these errors suffice."
     )
     return Status.of_bound(worst, tolerance, remedy, what="the error of the cosines")

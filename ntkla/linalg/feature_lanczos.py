@@ -1,9 +1,8 @@
 """Leading modes of a Gram matrix by Lanczos on its smaller side, judged through the features.
 
-On the side of the samples the Ritz vectors are the eigenvectors U of G.  On the side of the columns the eigenvectors V
-of S are mapped by u = Phi v / sigma: the columns Phi V, in descending order of sigma, go through one Householder QR,
-which divides by no sigma and makes every column orthogonal to those before it.  Either way G U is then formed through
-the features, and everything that is said of the modes comes from that product, the vectors and the values.
+On the side of the samples the Ritz vectors are the eigenvectors U of G; on the side of the columns they are lifted to
+U (`small_side.lifted`).  Either way G U is then formed through the features, and everything that is said of the modes
+comes from that product, the vectors and the values.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from ntkla.linalg.modes import Eigenmodes
 from ntkla.linalg.normal_product import normal_product
 from ntkla.linalg.operators import squared_norms
 from ntkla.linalg.partial_modes import partial_modes
+from ntkla.linalg.small_side import lifted
 
 _REMEDIES = {
     None: "no proof was asked for. Pass prove='inertia'.",
@@ -98,12 +98,10 @@ class FeatureLanczos:
 
     def _found(self) -> Judgement:
         values, vectors = self.search.pairs(self.k + self._more())
-        product = gram_product(self.design, vectors if self.on_samples else self._lifted(vectors))
+        product = gram_product(
+            self.design, vectors if self.on_samples else lifted(self.design, vectors, vectors.shape[1])
+        )
         return self._judged(values, product)
-
-    def _lifted(self, vectors: torch.Tensor) -> torch.Tensor:
-        basis: torch.Tensor = torch.linalg.qr(self.design.matmul(vectors))[0]
-        return basis
 
     def _judged(self, values: torch.Tensor, product: GramProduct) -> Judgement:
         """Judged again as soon as more is known of the largest eigenvalue, on which the rounding of G U depends."""

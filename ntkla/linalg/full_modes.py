@@ -4,10 +4,8 @@
 two is formed in float64 and decomposed completely, so the enclosure covers the whole spectrum: no eigenvalue can be
 missed and no copy of a multiple one can be lost or invented.
 
-From S the eigenvectors of G are u = Phi v / sigma.  For a tiny sigma that quotient is rounding noise, so the columns
-Phi v, in descending order of sigma, go through one Householder QR instead: it leaves the directions of the well-defined
-ones as they are, makes every column orthogonal to those before it, and completes the basis where Phi v vanishes.
-What came out is then judged through the features, whatever way it was made.
+The eigenvectors of S are lifted to those of G (`small_side.lifted`), and what came out is judged through the features,
+whatever way it was made.
 
 Derivations of the bounds: `certificates.py`, `normal.py`; the small side: `small_side.py`.
 """
@@ -20,13 +18,13 @@ from ntkla.linalg.certificates import gram_residual_norms, orthogonality_defect
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.modes import Eigenmodes
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma
-from ntkla.linalg.small_side import clusters_of, leading_angles, padded, small_side, status_of
+from ntkla.linalg.small_side import clusters_of, leading_angles, lifted, padded, small_side, status_of
 
 
 def full_modes(design: DesignMatrix, k: int, tolerance: float) -> Eigenmodes:
     """The k largest eigenvalues of Phi Phi^T and their vectors from all of them."""
     spectrum, small = small_side(design)
-    basis = small[:, :k].contiguous() if design.rows <= design.columns else _lifted(design, small, k)
+    basis = small[:, :k].contiguous() if design.rows <= design.columns else lifted(design, small[:, :k], k)
     lower, upper = padded(spectrum.lower, design.rows), padded(spectrum.upper, design.rows)
     values = padded(spectrum.values, k)[:k]
     # Room for one rounding: what a caller computes as `values + value_error` is still an upper bound.
@@ -56,16 +54,6 @@ def full_modes(design: DesignMatrix, k: int, tolerance: float) -> Eigenmodes:
         status=status,
         basis=basis,
     )
-
-
-def _lifted(design: DesignMatrix, small: torch.Tensor, k: int) -> torch.Tensor:
-    """Orthonormal [n, k] from the eigenvectors of S: see the module's docstring."""
-    products = design.matmul(small[:, :k])
-    missing = k - products.shape[1]
-    if missing > 0:
-        products = torch.nn.functional.pad(products, (0, missing))
-    basis: torch.Tensor = torch.linalg.qr(products)[0]
-    return basis
 
 
 def _trace_bound(trace: float, lower: torch.Tensor) -> float:

@@ -11,8 +11,8 @@ from ntkla.linalg import status as codes
 from ntkla.linalg.completeness import Outside, complete
 from ntkla.linalg.leading_enclosures import LeadingPairs
 from ntkla.linalg.modes import Eigenmodes, Spectrum
-from ntkla.linalg.precision import SHORT_CHAIN, U64, ratio
-from ntkla.linalg.small_side import clusters_of, leading_angles
+from ntkla.linalg.precision import SHORT_CHAIN, U64
+from ntkla.linalg.small_side import clusters_of, leading_angles, status_of
 from ntkla.linalg.status import Status
 
 
@@ -53,7 +53,7 @@ def partial_modes(
     spectrum = _spectrum(values, below, None if proved else upper, in_order, size, trace, outside.bound)
     spectrum = replace(spectrum, conditional=conditional, rank=rank)
     lowest, highest = _padded(spectrum, size)
-    relative = ratio(max(float(errors.max()), float(residuals.max())), largest)
+    found = status_of(max(float(errors.max()), float(residuals.max())), largest, tolerance)
     clusters = clusters_of(values, residuals, pairs.defect, lowest, highest)
     return Eigenmodes(
         values=values,
@@ -66,10 +66,10 @@ def partial_modes(
         next_value_bound=outside.bound,
         complete=True if proved else None,
         proof=outside.proof if proved else None,
-        converged=relative <= tolerance,
+        converged=found.certified,
         tolerance=tolerance,
         spectrum=spectrum,
-        status=_status(relative, tolerance, proved, conditional, remedy),
+        status=_status(found, proved, conditional, remedy),
         basis=pairs.vectors[:, :k].contiguous(),
         passes=passes,
     )
@@ -99,14 +99,10 @@ def _padded(spectrum: Spectrum, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return lower, torch.nn.functional.pad(spectrum.upper, (0, missing), value=spectrum.rest)
 
 
-def _status(relative: float, tolerance: float, complete: bool, conditional: bool, remedy: str) -> Status:
-    what = "the error of values and residuals, relative to the largest eigenvalue,"
-    found = Status.of_bound(
-        relative, tolerance, "the bounds hold: use them, or pass a larger tol or more block_size.", what=what
-    )
-    message = (
-        f"{found.message} That holds for the operator as evaluated: it says no error." if conditional else found.message
-    )
+def _status(found: Status, complete: bool, conditional: bool, remedy: str) -> Status:
+    message = found.message
+    if conditional:
+        message += " That holds for the operator as evaluated: it states no error."
     if not found.certified:
         return Status(found.code, message)
     if not complete:

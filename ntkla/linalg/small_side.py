@@ -15,7 +15,7 @@ from ntkla.linalg.certificates import divided_by_cosine, full_enclosure
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.modes import Cluster, Spectrum
 from ntkla.linalg.normal import BoundedMatrix, gram_matrix, normal_matrix
-from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma, norm_upper, rounded_up
+from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma, norm_upper, ratio, rounded_up
 from ntkla.linalg.status import Status
 
 
@@ -46,6 +46,18 @@ def spectrum_from(bounded: BoundedMatrix, values: torch.Tensor, value_error: flo
         trace=trace,
         trace_error=(error + gamma(matrix.shape[0]) * trace) * SHORT_CHAIN,
     )
+
+
+def lifted(design: DesignMatrix, vectors: torch.Tensor, k: int) -> torch.Tensor:
+    """k orthonormal vectors [n, k] of G from at most k eigenvectors of S, [columns, m], in descending order.
+
+    They are u = Phi v / sigma.  For a tiny sigma that quotient is rounding noise, so the columns Phi v go through one
+    Householder QR instead: it leaves the directions of the well-defined ones as they are, makes every column orthogonal
+    to those before it, and completes the basis where Phi v vanishes, or where there are more rows than columns.
+    """
+    products = design.matmul(vectors)
+    basis: torch.Tensor = torch.linalg.qr(torch.nn.functional.pad(products, (0, k - products.shape[1])))[0]
+    return basis
 
 
 def padded(x: torch.Tensor, length: int) -> torch.Tensor:
@@ -106,9 +118,8 @@ def leading_angles(
 
 def status_of(worst: float, largest: float, tolerance: float) -> Status:
     """Of the largest error of values and residuals, beside the largest eigenvalue."""
-    relative = worst / largest if largest > 0 else (math.inf if worst > 0 else 0.0)
     return Status.of_bound(
-        relative,
+        ratio(worst, largest),
         tolerance,
         "the bounds hold: use them, or pass a larger tol.",
         what="the error of values and residuals, relative to the largest eigenvalue,",

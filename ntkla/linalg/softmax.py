@@ -53,9 +53,12 @@ class SoftmaxGram(LinearOperator):
         if not isinstance(gram, LinearOperator):
             raise DtypeError(f"gram: expected an operator, got {type(gram).__name__}. Wrap it: GramOperator(features).")
         if gram.dtype != torch.float64:
-            raise DtypeError(f"gram: expected an operator in float64, got {gram.dtype}.")
+            raise DtypeError(f"gram: expected an operator in float64, got {gram.dtype}. Widen what it is made of.")
         if not gram.psd:
-            raise ArgumentError(f"gram: expected a positive semidefinite operator, got {gram}, which does not say so.")
+            raise ArgumentError(
+                f"gram: expected a positive semidefinite operator, got {gram}, which does not say so. "
+                "Make it with psd=True if it is one."
+            )
         weights = checks.matrix("probabilities", probabilities, rows=gram.shape[0])
         if weights.device != gram.device:
             raise DeviceError(

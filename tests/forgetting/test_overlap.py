@@ -57,21 +57,21 @@ def bound_verdicts(problem, found, exact=None):
 @example(Problem(FeatureSpec(6, 4, "flat"), FeatureSpec(3, 4, "flat"), 1), 2, 2)
 @example(Problem(FeatureSpec(6, 4, "zero"), FeatureSpec(3, 4), 1), None, None)
 @example(Problem(FeatureSpec(6, 4), FeatureSpec(3, 4), 2, residual_kind="zero"), None, None)
-def test_the_exact_total_forgetting_is_never_above_the_bounds(problem, modes_old, modes_new):
-    found = overlap_of(problem, forecast(problem), modes_old=modes_old, modes_new=modes_new)
+def test_the_exact_total_forgetting_is_never_above_the_bounds(problem, k_old, k_new):
+    found = overlap_of(problem, forecast(problem), k_old=k_old, k_new=k_new)
     assert_no_nan(found)
     for verdict in bound_verdicts(problem, found):
         assert verdict.sound, verdict
-    assert found.overlap.shape == (found.modes_old, found.modes_new)
-    assert found.modes_old <= found.rank_old.low <= found.rank_old.high
+    assert found.overlap.shape == (found.k_old, found.k_new)
+    assert found.k_old <= found.rank_old.low <= found.rank_old.high
     assert json.dumps(found.to_dict())
     assert "modes" in str(found)
 
 
 @given(problems(ridge=st.just(0.0), weight_decay=False), COUNTS)
-def test_without_a_ridge_the_bound_is_infinite_where_the_forecast_has_none(problem, modes_old):
+def test_without_a_ridge_the_bound_is_infinite_where_the_forecast_has_none(problem, k_old):
     forgetting = forecast(problem)
-    found = overlap_of(problem, forgetting, modes_old=modes_old)
+    found = overlap_of(problem, forgetting, k_old=k_old)
     assert_no_nan(found)
     for verdict in bound_verdicts(problem, found):
         assert verdict.sound, verdict
@@ -81,10 +81,10 @@ def test_without_a_ridge_the_bound_is_infinite_where_the_forecast_has_none(probl
 
 @fewer(2)
 @given(trained_problems(weighted=True), COUNTS)
-def test_training_that_stops_early_is_bounded_too(case, modes_old):
+def test_training_that_stops_early_is_bounded_too(case, k_old):
     problem, training = case
     forgetting = forecast(problem, training=training)
-    found = overlap_of(problem, forgetting, modes_old=modes_old)
+    found = overlap_of(problem, forgetting, k_old=k_old)
     size, error = (float(torch.linalg.matrix_norm(x)) for x in (forgetting.drift, forgetting.error_bound))
     assert max(0.0, size - error) ** 2 <= found.drift_bound
     assert max(0.0, size - error) ** 2 <= found.cosine_bound
@@ -145,7 +145,7 @@ def test_fewer_old_modes_sharpen_the_bound():
     """The weak directions of the old task are weighed with the largest eigenvalue among themselves."""
     old, new = planted_features(16, 8, [8.0, 4.0, 2.0, 1.0]), normal(20, 8, 5)
     forgetting = predict_forgetting(old, new, normal(20, 2, 6), ridge=1.0)
-    bounds = [task_overlap(old, new, forgetting, modes_old=k).drift_bound for k in (4, 3, 2, 1)]
+    bounds = [task_overlap(old, new, forgetting, k_old=k).drift_bound for k in (4, 3, 2, 1)]
     assert bounds[0] == max(bounds)
     assert min(bounds) < bounds[0] / 2
     assert min(bounds) >= float(forgetting.drift.square().sum())
@@ -192,37 +192,37 @@ def test_rotating_the_samples_changes_no_scalar():
 def test_many_samples_make_every_cosine_one_and_leave_the_alignment():
     old, new = normal(60, 6, 1), normal(50, 6, 2) * torch.logspace(0, -3, 6, dtype=torch.float64)
     found = task_overlap(old, new)
-    assert (found.modes_old, found.modes_new) == (6, 6)
+    assert (found.k_old, found.k_new) == (6, 6)
     assert bool((found.cosines + found.cosine_error >= 1).all())
     assert found.status.certified
     assert found.alignment + found.alignment_error < 0.9
     assert found.drift_bound is found.cosine_bound is None
-    assert float(task_overlap(old, new, modes_old=1, modes_new=1).cosines[0]) < 0.99
+    assert float(task_overlap(old, new, k_old=1, k_new=1).cosines[0]) < 0.99
 
 
 def test_a_space_that_is_not_certified_is_said_and_the_bound_holds():
     old, new = planted_features(8, 8, [2.0] * 4), normal(9, 8, 2)
     forgetting = predict_forgetting(old, new, normal(9, 2, 3), ridge=1.0)
-    found = task_overlap(old, new, forgetting, modes_old=2)
+    found = task_overlap(old, new, forgetting, k_old=2)
     assert found.status.code == "above_tolerance"
-    assert "modes_old" in found.status.message
+    assert "k_old" in found.status.message
     assert float(forgetting.drift.square().sum()) <= found.drift_bound
-    assert task_overlap(old, new, modes_old=2, tol=2.0).status.certified
+    assert task_overlap(old, new, k_old=2, tol=2.0).status.certified
     assert task_overlap(old, new).status.certified, "without a number, as many modes as are certified"
 
 
 def test_features_of_zeros_overlap_with_nothing():
     found = task_overlap(torch.zeros(3, 4), torch.ones(2, 4))
-    assert (found.modes_old, found.rank_old.value, found.cosines.shape) == (0, 0, (0,))
+    assert (found.k_old, found.rank_old.value, found.cosines.shape) == (0, 0, (0,))
     assert (found.alignment, found.alignment_error) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("state", hostile_states())
 def test_ambient_state_changes_no_bound(state):
     with hostile_states()[state]():
-        found = overlap_of(PLANTED, forecast(PLANTED), modes_old=2)
+        found = overlap_of(PLANTED, forecast(PLANTED), k_old=2)
     assert all(v.sound for v in bound_verdicts(PLANTED, found))
-    exact = ball_overlap.principal_cosines(PLANTED.features_old, 2, PLANTED.features_new, found.modes_new)
+    exact = ball_overlap.principal_cosines(PLANTED.features_old, 2, PLANTED.features_new, found.k_new)
     verdict = compare(found.cosines[:, None], found.cosine_error[:, None], exact)
     assert verdict.sound, verdict
 
@@ -244,8 +244,8 @@ FORECAST = predict_forgetting(OLD, NEW, normal(5, 2, 2), ridge=1.0)
         (ShapeError, "features_new", lambda: task_overlap(OLD, NEW[:, :3])),
         (DtypeError, "one dtype", lambda: task_overlap(OLD, NEW.to(torch.float32))),
         (DeviceError, "meta", lambda: task_overlap(OLD, NEW.to("meta"))),
-        (ArgumentError, "modes_old", lambda: task_overlap(OLD, NEW, modes_old=0)),
-        (ArgumentError, "modes_new", lambda: task_overlap(OLD, NEW, modes_new=2.5)),
+        (ArgumentError, "k_old", lambda: task_overlap(OLD, NEW, k_old=0)),
+        (ArgumentError, "k_new", lambda: task_overlap(OLD, NEW, k_new=2.5)),
         (ArgumentError, "tol", lambda: task_overlap(OLD, NEW, tol=-1.0)),
         (ArgumentError, "Forgetting", lambda: task_overlap(OLD, NEW, FORECAST.drift)),
         (ArgumentError, "6 samples of 4 features and bias=False", lambda: task_overlap(OLD, NEW, FORECAST, bias=True)),
