@@ -14,12 +14,12 @@ from ntkla.linalg.modes import Eigenmodes
 from perf import pairs
 from perf.harness import Case, Contender, Specification, Verdict
 from perf.suites import modes_ours, modes_peers
-from perf.suites.modes_peers import EIGH, LOBPCG, RANDOMIZED, SAME, SMALLER, Pairs
+from perf.suites.modes_peers import EIGH, LOBPCG, RANDOMIZED, SAME, SMALLER
 from perf.suites.modes_problem import CLUSTERED, DECAYING, GEOMETRIC, STEEP, Problem, Setting, make
 
 BASELINE = SMALLER
 MEMORY = False  # the features are most of it
-PATIENCE = 1.5  # seconds for each contender: some take a minute
+PATIENCE = 1.0  # seconds for each contender: some take a minute
 # Orthonormal to this: far from what copies of one vector would do, far above what mapping back loses.
 _ORTHONORMAL = 1e-8
 _OURS, _PEERS = tuple(modes_ours.OPTIONS), (SAME, SMALLER, LOBPCG, EIGH, RANDOMIZED)
@@ -81,7 +81,7 @@ class Judge:
     problem: Problem
 
     def __call__(self, contender: Contender, answer: Any) -> Verdict:
-        values, vectors = _in_order(answer)
+        values, vectors = (part.double().to(self.problem.x.device) for part in (answer.values, answer.vectors))
         residual, defect = self.residual(values, vectors), orthonormality(vectors)
         leading = self.problem.leading
         off = values.cpu().numpy() - leading
@@ -127,9 +127,3 @@ def orthonormality(vectors: torch.Tensor) -> float:
     square = vectors.T @ vectors
     square.diagonal().sub_(1.0)
     return float(square.abs().max())
-
-
-def _in_order(answer: Any) -> Pairs:
-    """Values and vectors in float64; a kernel's dense vectors on the device of the features."""
-    values, vectors = answer.values, answer.vectors
-    return Pairs(values.double(), vectors.double().to(values.device))

@@ -55,8 +55,8 @@ class Problem:
 
     @property
     def slack(self) -> float:
-        """What storing X in its type may do to an eigenvalue: `2 ||E||_2`, random roundings being far below it."""
-        return 8.0 * ROUNDOFF[self.dtype]
+        """What making X, and storing it in its type, may do to an eigenvalue: `2 ||E||_2` of random roundings."""
+        return 64.0 * ROUNDOFF[self.dtype]
 
 
 def eigenvalues(name: str, count: int) -> np.ndarray:
