@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -31,6 +32,10 @@ from ntkla.linalg.precision import DEFAULT_TOLERANCE
 from ntkla.linalg.small_side import small_side
 from ntkla.linalg.softmax import SoftmaxGram
 
+if TYPE_CHECKING:
+    from scipy.sparse import sparray, spmatrix
+    from scipy.sparse.linalg import LinearOperator as ScipyOperator
+
 # An operator of at most this many times the vectors that Lanczos would hold is multiplied with the whole identity.
 _DENSE = 4
 
@@ -48,7 +53,7 @@ class _Wish:
 
 
 def eigenmodes(
-    operator_or_features: torch.Tensor | LinearOperator,
+    operator_or_features: torch.Tensor | LinearOperator | ScipyOperator | sparray | spmatrix,
     k: int,
     *,
     bias: bool = False,
@@ -116,7 +121,7 @@ def eigenmodes(
 def spectrum_of(operator_or_features: torch.Tensor | LinearOperator, *, bias: bool = False) -> Spectrum:
     """All eigenvalues of a Gram operator with their enclosures; arguments and errors as for `eigenmodes`."""
     design, outputs, _ = design_of(operator_or_features, bias)
-    checks.memory("eigenmodes", memory_estimate(design, 0), design.device)
+    checks.memory("eigenmodes", full_memory(design.rows, design.columns, 0), design.device)
     return dataclasses.replace(small_side(design)[0], multiplicity=outputs)
 
 
@@ -137,11 +142,6 @@ def design_of(operator_or_features: object, bias: bool) -> tuple[DesignMatrix, i
             f"eigenmodes: expected features, a GramOperator or a KroneckerGram of one, got {operator_or_features}."
         )
     return gram.design, outputs, order
-
-
-def memory_estimate(design: DesignMatrix, k: int) -> int:
-    """Bytes at the peak, beside the features, of the direct route for k modes; 0 for the eigenvalues alone."""
-    return full_memory(design.rows, design.columns, k)
 
 
 def _of_features(operator: LinearOperator) -> bool:
@@ -185,7 +185,7 @@ def _feature_modes(design: DesignMatrix, k: int, wish: _Wish) -> Eigenmodes:
         ).modes()
         if modes is not None:
             return modes
-    checks.memory("eigenmodes", memory_estimate(design, k), design.device)
+    checks.memory("eigenmodes", full_memory(design.rows, design.columns, k), design.device)
     return full_modes(design, k, wish.tolerance)
 
 
