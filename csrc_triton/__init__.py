@@ -1,4 +1,4 @@
-"""Triton kernels and their launchers; `ntkla.linalg.kernels` is their only user.
+"""Triton kernels and their launchers; `ntkla.linalg.backends.kernels` is their only user.
 
     available.py   whether Triton is new enough, and what its compiler raises
     tiles.py   what the kernels share: pinned tiles, what fits a device, which tile a program computes

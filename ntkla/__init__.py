@@ -22,8 +22,10 @@ from ntkla.forgetting.samples import SampleDrift
 from ntkla.forgetting.spectral_penalty import SpectralPenalty
 from ntkla.forgetting.tasks import Task
 from ntkla.forgetting.training import GradientDescent, GradientFlow
+from ntkla.linalg.backends.dispatch import backend, last_dispatch
 from ntkla.linalg.decisions import Decision
-from ntkla.linalg.dispatch import backend, last_dispatch
+from ntkla.linalg.eigen.feature_modes import FeatureModes, feature_modes
+from ntkla.linalg.eigen.modes import Eigenmodes
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.errors import (
     ArgumentError,
@@ -43,13 +45,11 @@ from ntkla.linalg.errors import (
     UndecidedError,
     UnsupportedTrainingError,
 )
-from ntkla.linalg.feature_modes import FeatureModes, feature_modes
 from ntkla.linalg.kronecker import KroneckerGram
-from ntkla.linalg.layer_diagonal import layer_ntk_diagonal
-from ntkla.linalg.layer_error import layer_ntk_error
-from ntkla.linalg.layer_operator import LayerNTK
-from ntkla.linalg.layer_ops import layer_ntk
-from ntkla.linalg.modes import Eigenmodes
+from ntkla.linalg.layers.layer_diagonal import layer_ntk_diagonal
+from ntkla.linalg.layers.layer_error import layer_ntk_error
+from ntkla.linalg.layers.layer_operator import LayerNTK
+from ntkla.linalg.layers.layer_ops import layer_ntk
 from ntkla.linalg.operators import CrossGram, FunctionOperator, GramOperator
 from ntkla.linalg.ops import gram, normal_matmul
 from ntkla.linalg.ridge import RidgeSolution, ridge_solve

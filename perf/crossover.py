@@ -1,4 +1,4 @@
-"""From which size on a Triton kernel was faster than torch, for the rows of `ntkla/linalg/choices.py`.
+"""From which size on a Triton kernel was faster than torch, for the rows of `ntkla/linalg/backends/choices.py`.
 
 `python -m perf --choices [--output DIR]` prints it from the recorded GPU runs; a person writes the rows.
 """

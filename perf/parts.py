@@ -25,7 +25,8 @@ class Part:
 
     Attributes:
         name: the part.
-        module, attribute: where callers find the function, such as `("ntkla.linalg.factor", "CholeskyFactor.build")`.
+        module, attribute: where callers find the function, such as
+            `("ntkla.linalg.solve.factor", "CholeskyFactor.build")`.
         inside: count it only when it is called from this part; None counts it always.
     """
 

@@ -2,7 +2,8 @@
 
 1. A floor of `ntkla` imports itself and the floors below it; nothing in the library imports `testing` or `app`.
 2. No two modules import each other, directly or around a corner.
-3. Only `ntkla/linalg/kernels.py` imports `csrc_triton`, inside a function; `csrc_triton` imports torch and triton only.
+3. Only `ntkla/linalg/backends/kernels.py` imports `csrc_triton`, inside a function; `csrc_triton` imports torch and
+   triton only.
 4. Solvers import no other solver: algorithms receive operators, they do not build them.
 5. Plotting, file formats and argument parsing live in `app` only; `hypothesis` and `flint` in `testing` only.
 """
@@ -26,7 +27,7 @@ REACH = {
 }
 SOLVERS = {"ntkla.linalg.ridge", "ntkla.linalg.eigenmodes"}
 KERNELS_NEED = {"csrc_triton", "torch", "triton"}
-KERNEL_DOOR = "ntkla.linalg.kernels"
+KERNEL_DOOR = "ntkla.linalg.backends.kernels"
 APP_ONLY = {"matplotlib", "PIL", "seaborn", "plotly"}  # plotting
 APP_ONLY |= {"safetensors", "pickle", "csv", "h5py", "pandas", "mlxtend"}  # file formats and data
 APP_ONLY |= {"argparse", "typer", "click", "rich", "tqdm", "platformdirs"}  # talking to a person

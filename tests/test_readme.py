@@ -10,7 +10,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from typer.testing import CliRunner
 
 import ntkla
-from ntkla.app.commands import app
+from ntkla.app.command_line.commands import app
 
 README = Path(__file__).parents[1] / "README.md"
 

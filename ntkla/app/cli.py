@@ -11,7 +11,7 @@ from ntkla.app.failures import EXIT_ERROR, missing_line
 def main() -> None:
     """Runs the command line; exit code 0 when all went well, 2 for an error that a person can mend."""
     try:
-        from ntkla.app.commands import app
+        from ntkla.app.command_line.commands import app
     except ModuleNotFoundError as cause:
         if cause.name != "typer":
             raise

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntkla.app.axes import Floats, array
-from ntkla.linalg.modes import Spectrum
+from ntkla.app.pictures.axes import Floats, array
+from ntkla.linalg.eigen.modes import Spectrum
 
 
 @dataclass(frozen=True, eq=False)

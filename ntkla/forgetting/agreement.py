@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 
 from ntkla.forgetting.drift_bound import Size, size_of
-from ntkla.linalg.normal import exactly_zero
 from ntkla.linalg.precision import SHORT_CHAIN, U64, ratio, rounded_up
+from ntkla.linalg.solve.normal import exactly_zero
 
 
 class Agreement(NamedTuple):

@@ -17,13 +17,13 @@ import torch
 
 from ntkla.linalg import checks
 from ntkla.linalg.design import widened
+from ntkla.linalg.eigen.feature_modes import FeatureModes
+from ntkla.linalg.eigen.foreign import as_operator
+from ntkla.linalg.eigen.modes import Eigenmodes, Spectrum, beyond
 from ntkla.linalg.eigenmodes import eigenmodes, spectrum_of
 from ntkla.linalg.errors import ArgumentError
-from ntkla.linalg.feature_modes import FeatureModes
-from ntkla.linalg.foreign import as_operator
 from ntkla.linalg.kronecker import KroneckerGram
 from ntkla.linalg.linear_operator import LinearOperator
-from ntkla.linalg.modes import Eigenmodes, Spectrum, beyond
 from ntkla.linalg.operators import GramOperator
 
 _GRID = 2**1074

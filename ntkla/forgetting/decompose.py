@@ -21,9 +21,9 @@ from ntkla.forgetting.energies import Energies, Interval, energies_in, shares
 from ntkla.forgetting.ranks import Rank, counted, share_between_0_and_1
 from ntkla.linalg import checks
 from ntkla.linalg.design import widened
+from ntkla.linalg.eigen.feature_modes import FeatureModes
+from ntkla.linalg.eigen.modes import Cluster, Eigenmodes
 from ntkla.linalg.errors import DtypeError
-from ntkla.linalg.feature_modes import FeatureModes
-from ntkla.linalg.modes import Cluster, Eigenmodes
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, gamma, norm_upper, rounded_up
 from ntkla.linalg.results import Result
 from ntkla.linalg.status import CONDITIONAL, Status

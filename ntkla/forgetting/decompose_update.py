@@ -14,10 +14,10 @@ from ntkla.forgetting.energies import Energies, energies_in
 from ntkla.forgetting.update_energies import Known, Product, energies_of_update, scaled_spectrum
 from ntkla.linalg import checks
 from ntkla.linalg.design import widened
+from ntkla.linalg.eigen.feature_modes import FeatureModes
 from ntkla.linalg.errors import DtypeError, ShapeError
-from ntkla.linalg.feature_modes import FeatureModes
-from ntkla.linalg.normal import exactly_zero
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, TINY64, gamma, norm_upper
+from ntkla.linalg.solve.normal import exactly_zero
 
 
 def decompose_update(

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import torch
 
+from ntkla.linalg.arithmetic.products import pieced_gamma
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_lower, norm_upper, norms_below, rounded_up
-from ntkla.linalg.products import pieced_gamma
-from ntkla.linalg.stability import SolutionError, Stability
+from ntkla.linalg.solve.stability import SolutionError, Stability
 
 
 class RowSizes(NamedTuple):

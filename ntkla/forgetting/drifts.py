@@ -17,11 +17,11 @@ import torch
 from ntkla.forgetting.drift_bound import Drift, RowSizes, drift_of, drift_scale, root_mean_square
 from ntkla.forgetting.trained import TrainedUpdate
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.normal_solver import NormalSolve, SolveDiagnostics
 from ntkla.linalg.precision import NEGLIGIBLE, norm_upper, ratio
-from ntkla.linalg.refine import relative_goal
 from ntkla.linalg.results import Result
-from ntkla.linalg.stability import SolutionError
+from ntkla.linalg.solve.normal_solver import NormalSolve, SolveDiagnostics
+from ntkla.linalg.solve.refine import relative_goal
+from ntkla.linalg.solve.stability import SolutionError
 from ntkla.linalg.status import CERTIFIED, Status
 
 

@@ -23,10 +23,10 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.linalg.modes import Eigenmodes
-from ntkla.linalg.normal import exactly_zero
+from ntkla.linalg.arithmetic.products import pieced_gamma, pieced_matmul
+from ntkla.linalg.eigen.modes import Eigenmodes
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma, norm_upper
-from ntkla.linalg.products import pieced_gamma, pieced_matmul
+from ntkla.linalg.solve.normal import exactly_zero
 
 
 class Interval(NamedTuple):

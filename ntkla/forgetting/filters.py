@@ -30,8 +30,18 @@ from typing import NamedTuple
 import torch
 
 from ntkla.forgetting.training import GradientDescent, GradientFlow, Training
-from ntkla.linalg.doubled import two_product
-from ntkla.linalg.enclosure import Enclosed, choose, divide, exactly, minus, multiply, opposite, plus, rounded
+from ntkla.linalg.arithmetic.doubled import two_product
+from ntkla.linalg.arithmetic.enclosure import (
+    Enclosed,
+    choose,
+    divide,
+    exactly,
+    minus,
+    multiply,
+    opposite,
+    plus,
+    rounded,
+)
 from ntkla.linalg.precision import TINY64, U64, rounded_up
 
 # Assumption: torch's expm1 is within this many units in the last place (SLEEF and CUDA state at most 1, libm 2).

@@ -16,8 +16,8 @@ from ntkla.forgetting.task_report import Wanted, report_of
 from ntkla.forgetting.tasks import Task, require_labels_below, require_outputs
 from ntkla.forgetting.training import Training
 from ntkla.linalg import checks
+from ntkla.linalg.eigen.feature_modes import FeatureModes
 from ntkla.linalg.errors import ArgumentError
-from ntkla.linalg.feature_modes import FeatureModes
 
 Olds = Task | Mapping[str, Task] | Sequence[Task]
 Modes = FeatureModes | Mapping[str, FeatureModes]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from ntkla.linalg import checks
+from ntkla.linalg.arithmetic.products import pieced_gamma
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.errors import ShapeError
 from ntkla.linalg.precision import TINY64, norm_upper, rounded_up
-from ntkla.linalg.products import pieced_gamma
 
 
 @dataclass(frozen=True, eq=False)

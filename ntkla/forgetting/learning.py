@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ntkla.forgetting.training import Training, require_training
 from ntkla.linalg import checks
-from ntkla.linalg.cost import ROUTES
 from ntkla.linalg.precision import DEFAULT_TOLERANCE
+from ntkla.linalg.solve.cost import ROUTES
 
 
 @dataclass(frozen=True)

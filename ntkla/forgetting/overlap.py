@@ -20,14 +20,14 @@ import torch
 from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.overlap_bound import Update, overlap_bounds
 from ntkla.linalg import checks
-from ntkla.linalg.alignment import alignment
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.eigen.alignment import alignment
+from ntkla.linalg.eigen.feature_modes import FeatureModes, feature_modes
+from ntkla.linalg.eigen.row_space import RowSpace, certified_rank, leading_sines, principal_angles
 from ntkla.linalg.errors import ArgumentError
-from ntkla.linalg.feature_modes import FeatureModes, feature_modes
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, SHORT_CHAIN, norm_upper
 from ntkla.linalg.results import Result
-from ntkla.linalg.row_space import RowSpace, certified_rank, leading_sines, principal_angles
 from ntkla.linalg.status import Status
 
 

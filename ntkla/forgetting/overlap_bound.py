@@ -41,10 +41,10 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.linalg.normal import exactly_zero
+from ntkla.linalg.arithmetic.products import pieced_gamma, pieced_matmul
+from ntkla.linalg.eigen.row_space import RowSpace
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, norm_upper
-from ntkla.linalg.products import pieced_gamma, pieced_matmul
-from ntkla.linalg.row_space import RowSpace
+from ntkla.linalg.solve.normal import exactly_zero
 
 
 class Update(NamedTuple):

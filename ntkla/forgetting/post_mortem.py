@@ -28,8 +28,8 @@ from ntkla.forgetting.report import ForgettingReport
 from ntkla.forgetting.shared_head import outputs_of
 from ntkla.forgetting.tasks import Task, positions, require_labels_below, require_outputs
 from ntkla.linalg import checks
+from ntkla.linalg.arithmetic.doubled import two_sum
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.doubled import two_sum
 from ntkla.linalg.errors import ArgumentError, ShapeError
 from ntkla.linalg.precision import (
     DEFAULT_TOLERANCE,
@@ -40,7 +40,7 @@ from ntkla.linalg.precision import (
     ratio,
     rounded_up,
 )
-from ntkla.linalg.stability import SolutionError
+from ntkla.linalg.solve.stability import SolutionError
 from ntkla.linalg.status import Status
 
 

@@ -25,8 +25,8 @@ from ntkla.forgetting.training import Training
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.errors import ArgumentError, ShapeError
-from ntkla.linalg.normal_solver import prepare
-from ntkla.linalg.weights import SampleWeights
+from ntkla.linalg.solve.normal_solver import prepare
+from ntkla.linalg.solve.weights import SampleWeights
 
 
 def predict_forgetting(

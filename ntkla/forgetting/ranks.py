@@ -26,10 +26,10 @@ from ntkla.forgetting.boxes import boxes_of
 from ntkla.forgetting.real_ranks import computed_rank, rank_bounds
 from ntkla.forgetting.share_ranks import share_counts
 from ntkla.linalg import checks
+from ntkla.linalg.eigen.feature_modes import FeatureModes
+from ntkla.linalg.eigen.modes import Eigenmodes, Spectrum
 from ntkla.linalg.errors import ArgumentError
-from ntkla.linalg.feature_modes import FeatureModes
 from ntkla.linalg.linear_operator import LinearOperator
-from ntkla.linalg.modes import Eigenmodes, Spectrum
 from ntkla.linalg.precision import DEFAULT_TOLERANCE
 from ntkla.linalg.results import Result
 from ntkla.linalg.status import ABOVE_TOLERANCE, CERTIFIED, CONDITIONAL, Status

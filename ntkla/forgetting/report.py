@@ -15,7 +15,7 @@ from ntkla.forgetting.predictions import Flips, Predictions
 from ntkla.forgetting.ranks import Rank
 from ntkla.forgetting.samples import SampleDrift
 from ntkla.linalg.decisions import Decision
-from ntkla.linalg.feature_modes import FeatureModes
+from ntkla.linalg.eigen.feature_modes import FeatureModes
 from ntkla.linalg.results import Result, wrapped
 from ntkla.linalg.status import Status
 

@@ -20,7 +20,7 @@ from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.learning import Learning
 from ntkla.forgetting.predict import drifts
 from ntkla.forgetting.tasks import Task, positions
-from ntkla.linalg.accurate import Bounded, accurate_outputs
+from ntkla.linalg.arithmetic.accurate import Bounded, accurate_outputs
 from ntkla.linalg.design import DesignMatrix, widened
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from ntkla.linalg import checks
+from ntkla.linalg.eigen.modes import Eigenmodes
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
-from ntkla.linalg.modes import Eigenmodes
 from ntkla.models.extraction import features
 
 

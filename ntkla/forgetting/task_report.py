@@ -19,8 +19,8 @@ from ntkla.forgetting.samples import Home, most_drifting
 from ntkla.forgetting.shared_head import outputs_of
 from ntkla.forgetting.tasks import Task, positions
 from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.eigen.feature_modes import FeatureModes, feature_modes
 from ntkla.linalg.errors import ArgumentError, ShapeError
-from ntkla.linalg.feature_modes import FeatureModes, feature_modes
 from ntkla.linalg.precision import NEGLIGIBLE, gamma, norm_upper
 
 

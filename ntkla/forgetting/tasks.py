@@ -9,7 +9,7 @@ import torch
 
 from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError, DtypeError, LabelError, ShapeError
-from ntkla.linalg.weights import sample_weights
+from ntkla.linalg.solve.weights import sample_weights
 
 
 @dataclass(frozen=True, eq=False)

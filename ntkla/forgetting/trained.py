@@ -35,13 +35,12 @@ from ntkla.forgetting.filters import filter_values
 from ntkla.forgetting.gains import Gains, gains, peaks
 from ntkla.forgetting.training import GradientDescent, Training
 from ntkla.linalg import checks
-from ntkla.linalg.accurate import PANEL, Bounded, accurate_adjoint, accurate_normal_matrix, accurate_sum
+from ntkla.linalg.arithmetic.accurate import PANEL, Bounded, accurate_adjoint, accurate_normal_matrix, accurate_sum
+from ntkla.linalg.arithmetic.doubled import two_product
+from ntkla.linalg.arithmetic.products import pieced_gamma, pieced_matmul
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.diagonalization import Diagonalization, certified, diagonalize
-from ntkla.linalg.doubled import two_product
+from ntkla.linalg.eigen.diagonalization import Diagonalization, certified, diagonalize
 from ntkla.linalg.errors import ScaleError
-from ntkla.linalg.normal import BoundedMatrix, normal_matrix
-from ntkla.linalg.normal_solver import SolveDiagnostics
 from ntkla.linalg.precision import (
     DEFAULT_TOLERANCE,
     NEGLIGIBLE,
@@ -53,9 +52,10 @@ from ntkla.linalg.precision import (
     norm_upper,
     rounded_up,
 )
-from ntkla.linalg.products import pieced_gamma, pieced_matmul
+from ntkla.linalg.solve.normal import BoundedMatrix, normal_matrix
+from ntkla.linalg.solve.normal_solver import SolveDiagnostics
+from ntkla.linalg.solve.weights import SampleWeights
 from ntkla.linalg.status import UNCERTIFIED, Status
-from ntkla.linalg.weights import SampleWeights
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,10 @@ from typing import NamedTuple
 import torch
 
 from ntkla.forgetting.energies import Energies, Interval, growing, squared, sum_of_squares
-from ntkla.linalg.accurate import PANEL, accurate_sum
-from ntkla.linalg.feature_modes import FeatureModes
-from ntkla.linalg.normal import exactly_zero
+from ntkla.linalg.arithmetic.accurate import PANEL, accurate_sum
+from ntkla.linalg.eigen.feature_modes import FeatureModes
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma, norm_upper
+from ntkla.linalg.solve.normal import exactly_zero
 
 
 class Known(NamedTuple):

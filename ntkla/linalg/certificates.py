@@ -36,11 +36,11 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.linalg.accurate import accurate_normal_matrix
+from ntkla.linalg.arithmetic.accurate import accurate_normal_matrix
+from ntkla.linalg.arithmetic.products import pieced_gamma, pieced_matmul
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.normal import BoundedMatrix, exactly_zero, normal_matrix
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma, norm_upper, rounded_up
-from ntkla.linalg.products import pieced_gamma, pieced_matmul
+from ntkla.linalg.solve.normal import BoundedMatrix, exactly_zero, normal_matrix
 
 
 class Enclosure(NamedTuple):

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import torch
 
+from ntkla.linalg.arithmetic.probe import require_conventional_products
+from ntkla.linalg.arithmetic.products import PIECE, add_matmul, pieced_matmul
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, UNIT_ROUNDOFF, flushes_subnormals, gamma, norm_upper
-from ntkla.linalg.probe import require_conventional_products
-from ntkla.linalg.products import PIECE, add_matmul, pieced_matmul
 
 # At most 32 MiB a block: fewer rows would spend the time of wide features on adding up their many small products.
 _BLOCK_ENTRIES = 2**22

@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING
 import torch
 
 from ntkla.linalg import checks
-from ntkla.linalg.completeness import PROOFS
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.eigen_cost import ROUTES, eigen_cost, feature_lanczos_memory, full_memory, lanczos_memory
+from ntkla.linalg.eigen.completeness import PROOFS
+from ntkla.linalg.eigen.eigen_cost import ROUTES, eigen_cost, feature_lanczos_memory, full_memory, lanczos_memory
+from ntkla.linalg.eigen.feature_lanczos import FeatureLanczos
+from ntkla.linalg.eigen.foreign import as_operator
+from ntkla.linalg.eigen.full_modes import full_modes
+from ntkla.linalg.eigen.lanczos_search import Progress, basis_columns, default_block, has_room, patience
+from ntkla.linalg.eigen.modes import Eigenmodes, Spectrum
+from ntkla.linalg.eigen.operator_modes import dense_modes, lanczos_modes
+from ntkla.linalg.eigen.small_side import small_side
 from ntkla.linalg.errors import ArgumentError, DtypeError
-from ntkla.linalg.feature_lanczos import FeatureLanczos
-from ntkla.linalg.foreign import as_operator
-from ntkla.linalg.full_modes import full_modes
 from ntkla.linalg.kronecker import KroneckerGram
-from ntkla.linalg.lanczos_search import Progress, basis_columns, default_block, has_room, patience
 from ntkla.linalg.linear_operator import LinearOperator
-from ntkla.linalg.modes import Eigenmodes, Spectrum
-from ntkla.linalg.operator_modes import dense_modes, lanczos_modes
 from ntkla.linalg.operators import GramOperator
 from ntkla.linalg.precision import DEFAULT_TOLERANCE
-from ntkla.linalg.small_side import small_side
 from ntkla.linalg.softmax import SoftmaxGram
 
 if TYPE_CHECKING:

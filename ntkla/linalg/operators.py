@@ -15,12 +15,12 @@ from functools import cached_property
 import torch
 
 from ntkla.linalg import checks
+from ntkla.linalg.arithmetic.products import pairwise_depth, pairwise_sums, pieced_gamma
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.errors import ArgumentError, DeviceError, DtypeError, ShapeError
 from ntkla.linalg.linear_operator import LinearOperator
-from ntkla.linalg.normal import exactly_zero
 from ntkla.linalg.precision import TINY64, gamma, norm_upper, rounded_up
-from ntkla.linalg.products import pairwise_depth, pairwise_sums, pieced_gamma
+from ntkla.linalg.solve.normal import exactly_zero
 
 # Rows and entries of a block whose squares stay in a core's cache while they are added up.
 _LEAST_ROWS, _CACHED = 64, 2**18

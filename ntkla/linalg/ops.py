@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 
-from ntkla.linalg import checks, kernels
-from ntkla.linalg.dispatch import Call, run
-from ntkla.linalg.errors import ShapeError
-from ntkla.linalg.primitive import (
+from ntkla.linalg import checks
+from ntkla.linalg.backends import kernels
+from ntkla.linalg.backends.dispatch import Call, run
+from ntkla.linalg.backends.primitive import (
     accumulation_dtype,
     arithmetic,
     chosen_precision,
@@ -21,6 +21,7 @@ from ntkla.linalg.primitive import (
     same_kind,
     working_dtype,
 )
+from ntkla.linalg.errors import ShapeError
 
 
 def gram(

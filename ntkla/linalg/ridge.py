@@ -15,13 +15,13 @@ import torch
 
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix, widened
-from ntkla.linalg.normal_solver import NormalSolve, SolveDiagnostics, prepare
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, NEGLIGIBLE, norm_lower, norm_upper, ratio
-from ntkla.linalg.refine import relative_goal
 from ntkla.linalg.results import Result
-from ntkla.linalg.stability import SolutionError
+from ntkla.linalg.solve.normal_solver import NormalSolve, SolveDiagnostics, prepare
+from ntkla.linalg.solve.refine import relative_goal
+from ntkla.linalg.solve.stability import SolutionError
+from ntkla.linalg.solve.weights import SampleWeights
 from ntkla.linalg.status import Status
-from ntkla.linalg.weights import SampleWeights
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,10 +33,10 @@ from functools import cached_property
 
 import torch
 
+from ntkla.linalg.arithmetic.products import pairwise_depth, pairwise_sums
 from ntkla.linalg.design import widened
 from ntkla.linalg.errors import ArgumentError
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma, norm_upper, rounded_up
-from ntkla.linalg.products import pairwise_depth, pairwise_sums
 
 _LIFT = 600
 # Entries of one block of samples (8 MiB): what lies between the steps of a product stays small.

@@ -21,10 +21,10 @@ from itertools import pairwise
 import torch
 
 from ntkla.linalg import checks
+from ntkla.linalg.backends.primitive import primitive_input
 from ntkla.linalg.design import widened
 from ntkla.linalg.errors import ArgumentError, ScaleError, ShapeError
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma
-from ntkla.linalg.primitive import primitive_input
 
 _TRIALS = 20
 

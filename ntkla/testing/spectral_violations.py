@@ -16,8 +16,8 @@ from ntkla.testing.exact import dyadic
 from ntkla.testing.violations import Comparison, compare, compare_columns
 
 if TYPE_CHECKING:
-    from ntkla.linalg.feature_modes import FeatureModes
-    from ntkla.linalg.modes import Eigenmodes
+    from ntkla.linalg.eigen.feature_modes import FeatureModes
+    from ntkla.linalg.eigen.modes import Eigenmodes
 
 # Enclosures of the exact eigenvalues are this much narrower than the bounds that they judge.
 _NARROWER = 2.0**-20

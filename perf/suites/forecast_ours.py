@@ -13,7 +13,7 @@ from perf.harness import Contender
 from perf.suites.forecast_experts import work
 from perf.suites.forecast_problem import Problem
 
-_FACTOR, _REFINE, _DRIFTS = "ntkla.linalg.factor", "ntkla.linalg.refine", "ntkla.forgetting.drifts"
+_FACTOR, _REFINE, _DRIFTS = "ntkla.linalg.solve.factor", "ntkla.linalg.solve.refine", "ntkla.forgetting.drifts"
 PARTS = [
     parts.Part("checks", "ntkla.linalg.checks", "matrix"),
     parts.Part("Gram", _FACTOR, "formed_normal_matrix"),
@@ -27,7 +27,7 @@ PARTS = [
     parts.Part("residual", _REFINE, "Refinement._measure"),
     parts.Part("certificate", _DRIFTS, "drift_of"),
     parts.Part("certificate", _DRIFTS, "drift_scale"),
-    parts.Part("certificate", "ntkla.linalg.stability", "Stability.row_distances"),
+    parts.Part("certificate", "ntkla.linalg.solve.stability", "Stability.row_distances"),
     parts.Part("drift", "ntkla.linalg.design", "DesignMatrix.matmul", inside="certificate"),
 ]
 TOLERANCES = {"ntkla": None, "ntkla, tol=1e-6": 1e-6}

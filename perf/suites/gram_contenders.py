@@ -11,8 +11,8 @@ import torch
 from scipy.linalg import blas
 
 import ntkla
+from ntkla.linalg.backends.primitive import gram_roundings
 from ntkla.linalg.precision import UNIT_ROUNDOFF, gamma
-from ntkla.linalg.primitive import gram_roundings
 from perf.harness import Contender, Skip, Work
 from perf.judges import Triangle
 from perf.precisions import TYPE, allowing, asked_for, explained

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 
 import ntkla
-from ntkla.linalg.layer_cost import LayerShape, layer_cost
-from ntkla.linalg.layer_error import summed_terms
+from ntkla.linalg.layers.layer_cost import LayerShape, layer_cost
+from ntkla.linalg.layers.layer_error import summed_terms
 from ntkla.linalg.precision import UNIT_ROUNDOFF, gamma
 from perf.harness import Contender, Work
 from perf.precisions import TYPE, allowing, asked_for, explained

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from ntkla.linalg.layer_cost import LayerShape, layer_cost
-from ntkla.linalg.layer_error import magnitudes
-from ntkla.linalg.layer_factors import Factors
+from ntkla.linalg.layers.layer_cost import LayerShape, layer_cost
+from ntkla.linalg.layers.layer_error import magnitudes
+from ntkla.linalg.layers.layer_factors import Factors
 from perf import pairs
 from perf.harness import Case, Specification
 from perf.judges import BLOCK, Entries, Judge, places

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ntkla.linalg.modes import Eigenmodes
+from ntkla.linalg.eigen.modes import Eigenmodes
 from perf import pairs
 from perf.harness import Case, Contender, Specification, Verdict
 from perf.suites import modes_ours, modes_peers

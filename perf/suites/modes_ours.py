@@ -5,28 +5,32 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from ntkla.linalg.eigen.modes import Eigenmodes
 from ntkla.linalg.eigenmodes import eigenmodes
-from ntkla.linalg.modes import Eigenmodes
 from perf import parts
 from perf.harness import Contender
 from perf.suites.modes_peers import TOLERANCE, operator, work
 from perf.suites.modes_problem import Problem
 
-_LANCZOS, _FEATURES, _FULL = "ntkla.linalg.lanczos", "ntkla.linalg.feature_lanczos", "ntkla.linalg.full_modes"
+_LANCZOS, _FEATURES, _FULL = (
+    "ntkla.linalg.eigen.lanczos",
+    "ntkla.linalg.eigen.feature_lanczos",
+    "ntkla.linalg.eigen.full_modes",
+)
 PARTS = [
     parts.Part("trace", _FEATURES, "squared_norms"),
     parts.Part("trace", _FEATURES, "summed_bounds"),
     parts.Part("products", _LANCZOS, "BlockLanczos._multiplied"),
     parts.Part("orthogonalisation", _LANCZOS, "BlockLanczos.step"),
     parts.Part("section", _LANCZOS, "BlockLanczos.ritz"),
-    parts.Part("small side", "ntkla.linalg.small_side", "small_matrix"),
+    parts.Part("small side", "ntkla.linalg.eigen.small_side", "small_matrix"),
     parts.Part("decomposition", _FULL, "small_side"),
     parts.Part("mapping", _FEATURES, "lifted"),
     parts.Part("mapping", _FULL, "lifted"),
     parts.Part("certificate", _FEATURES, "gram_product"),
     parts.Part("certificate", _FEATURES, "FeatureLanczos._judged"),
     parts.Part("certificate", _FEATURES, "partial_modes"),
-    parts.Part("certificate", "ntkla.linalg.small_side", "full_enclosure"),
+    parts.Part("certificate", "ntkla.linalg.eigen.small_side", "full_enclosure"),
     parts.Part("certificate", _FULL, "gram_residual_norms"),
     parts.Part("certificate", _FULL, "orthogonality_defect"),
     parts.Part("inertia", _FEATURES, "remainder_of_features"),

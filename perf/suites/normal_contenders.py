@@ -8,8 +8,8 @@ from functools import partial
 import torch
 
 import ntkla
+from ntkla.linalg.backends.primitive import normal_roundings
 from ntkla.linalg.precision import UNIT_ROUNDOFF, gamma
-from ntkla.linalg.primitive import normal_roundings
 from perf.harness import Contender, Skip, Work
 from perf.precisions import TYPE, allowing, asked_for, explained
 from perf.suites.primitives import RESULT, compiled, in_numpy, ours

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ntkla import backend
-from ntkla.linalg import kernels
+from ntkla.linalg.backends import kernels
 from perf.harness import Contender, Skip, Work
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ntkla.app.data import SplitTask
-from ntkla.app.sequence import Plan, run_sequence
+from ntkla.app.demo.data import SplitTask
+from ntkla.app.demo.sequence import Plan, run_sequence
 from tests.app.user_files import BIAS, HEAD, WEIGHTS, T, X, Y
 
 

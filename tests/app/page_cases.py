@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import ntkla
-from ntkla.app.page import write_page
+from ntkla.app.pictures.page import write_page
 from ntkla.forgetting.classes import per_class
 from ntkla.forgetting.predictions import Flips
 from ntkla.forgetting.report import ForgettingReport

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from ntkla.app.files import read_head, read_task
+from ntkla.app.files.reading import read_head, read_task
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.tasks import Task
 from ntkla.linalg.errors import NtklaError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ntkla.app import cache
+from ntkla.app.files import cache
 
 
 class Builder:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import ntkla
-from ntkla.app import cache, chunks
-from ntkla.app.backbone import BACKBONES, Backbone
 from ntkla.app.failures import DataError
-from ntkla.app.images import Images
+from ntkla.app.files import cache, chunks
+from ntkla.app.images.backbone import BACKBONES, Backbone
+from ntkla.app.images.images import Images
 from ntkla.linalg.precision import UNIT_ROUNDOFF
 
 PIXELS = BACKBONES["pixels"]

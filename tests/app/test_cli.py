@@ -14,10 +14,12 @@ import torch
 from typer.testing import CliRunner
 
 import ntkla
-from ntkla.app import cli, demo, info
-from ntkla.app.commands import app
+from ntkla.app import cli
+from ntkla.app.command_line import info
+from ntkla.app.command_line.commands import app
+from ntkla.app.demo import demo
+from ntkla.app.demo.threads import one_thread
 from ntkla.app.failures import EXIT_ERROR, MissingPackageError, need, readable_errors
-from ntkla.app.threads import one_thread
 from ntkla.linalg.errors import RidgeError
 
 
@@ -132,7 +134,7 @@ def test_a_missing_package_names_the_extra():
 
 def test_without_the_command_line_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "typer", None)
-    monkeypatch.delitem(sys.modules, "ntkla.app.commands")
+    monkeypatch.delitem(sys.modules, "ntkla.app.command_line.commands")
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == EXIT_ERROR
@@ -141,7 +143,7 @@ def test_without_the_command_line_extra(monkeypatch, capsys):
 
 def test_the_demo_without_rich(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    for module in ("demo", "demo_report", "screen"):
+    for module in ("demo.demo", "demo.demo_report", "reports.screen"):
         monkeypatch.delitem(sys.modules, f"ntkla.app.{module}")
     result = run("demo", "--output", str(tmp_path))
     assert result.exit_code == EXIT_ERROR

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ntkla.app.backbone import BACKBONES
-from ntkla.app.commands import BackboneName
-from ntkla.app.data import mnist_features, split_tasks
+from ntkla.app.command_line.commands import BackboneName
+from ntkla.app.demo.data import mnist_features, split_tasks
+from ntkla.app.images.backbone import BACKBONES
 
 
 @pytest.fixture(scope="module")

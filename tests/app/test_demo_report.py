@@ -8,12 +8,12 @@ import json
 import pytest
 from matplotlib.image import imread
 
-from ntkla.app import demo_report as report
-from ntkla.app.demo import conclusion, introduction, write
+from ntkla.app.demo import demo_report as report
+from ntkla.app.demo.demo import conclusion, introduction, write
+from ntkla.app.demo.sequence import Plan
 from ntkla.app.failures import OutputError
-from ntkla.app.screen import console
-from ntkla.app.sequence import Plan
-from ntkla.app.written import make_folder
+from ntkla.app.reports.screen import console
+from ntkla.app.reports.written import make_folder
 
 COUNTS = ["r50", "r90", "k_G", "k_star"]
 MEASURES = ["cosine", "norm_ratio", "max_difference", "bound", "training_rounding", "drift_norm", "overlap_bound"]

@@ -13,11 +13,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ntkla
-from ntkla.app import estimate, progress
-from ntkla.app.estimate import Estimate, of_forecast, of_modes
-from ntkla.app.estimate import _report as of_report
-from ntkla.app.estimate import _update as of_update
-from ntkla.linalg import products
+from ntkla.app.command_line import estimate
+from ntkla.app.command_line.estimate import Estimate, of_forecast, of_modes
+from ntkla.app.command_line.estimate import _report as of_report
+from ntkla.app.command_line.estimate import _update as of_update
+from ntkla.app.reports import progress
+from ntkla.linalg.arithmetic import products
 from ntkla.linalg.design import DesignMatrix
 
 # What people are told may be half or twice the truth.
@@ -122,7 +123,7 @@ def test_modes_are_told_by_the_route_that_is_taken():
 # In a process of its own: what a forecast holds at its peak, less what it held before, over the estimate.
 MEASURED = """
 import sys
-from ntkla.app.estimate import of_forecast
+from ntkla.app.command_line.estimate import of_forecast
 from tests.app.test_estimate import problem, run
 
 def status(field):
@@ -160,7 +161,7 @@ def test_the_peak_is_what_was_estimated(sizes, early):
 MODES_MEASURED = """
 import sys
 import ntkla
-from ntkla.app.estimate import of_modes
+from ntkla.app.command_line.estimate import of_modes
 from tests.app.test_estimate import decaying
 
 def status(field):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from ntkla.app import backbone as backbones
-from ntkla.app.commands import app
+from ntkla.app.command_line.commands import app
 from ntkla.app.failures import EXIT_ERROR
-from ntkla.app.files import read_task
+from ntkla.app.files.reading import read_task
+from ntkla.app.images import backbone as backbones
 
 safetensors = pytest.importorskip("safetensors", reason="needs the extra 'cli'")
 

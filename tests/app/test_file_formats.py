@@ -13,9 +13,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from ntkla.app import npy, safe_tensors
 from ntkla.app.failures import DataError, FileError
-from ntkla.app.files import read_task
+from ntkla.app.files import npy, safe_tensors
+from ntkla.app.files.reading import read_task
 from ntkla.linalg.errors import DtypeError, ShapeError
 from tests.app.user_files import X, Y, refused, save
 
@@ -195,7 +195,7 @@ def test_writing_to_the_arrays_leaves_the_file(name, user_files):
 _READ = """
 import sys, torch
 from pathlib import Path
-from ntkla.app.files import read_task
+from ntkla.app.files.reading import read_task
 def anonymous():
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
     return int(line.split()[1]) * 1024

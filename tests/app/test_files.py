@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntkla.app.failures import DataError
-from ntkla.app.files import ROLES, read_head, read_task
+from ntkla.app.files.reading import ROLES, read_head, read_task
 from ntkla.linalg.errors import ArgumentError, DtypeError, LabelError, NonFiniteError, ShapeError
 from tests.app.user_files import BIAS, HEAD, WEIGHTS, C, F, N, T, X, Y, as_old_task, as_task, refused, save
 

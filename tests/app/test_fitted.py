@@ -10,9 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 import ntkla
-from ntkla.app.commands import app
+from ntkla.app.command_line.commands import app
 from ntkla.app.failures import EXIT_ERROR
-from ntkla.app.fitted import RELATIVE_RIDGE
+from ntkla.app.reports.fitted import RELATIVE_RIDGE
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, gamma
 from tests.app.task_files import CLASSES, FEATURES, task_files
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import ntkla
-from ntkla.app.commands import app
+from ntkla.app.command_line.commands import app
 from ntkla.app.failures import EXIT_ERROR, EXIT_NOT_CERTIFIED
 from tests.app.task_files import CLASSES, FEATURES, RIDGE, task_files
 
@@ -327,7 +327,7 @@ def test_classes_of_a_task_without_labels(files):
 
 
 def test_another_kind_of_head_after_the_training_is_found_before_the_work(files, tmp_path, monkeypatch):
-    from ntkla.app import forecast_run
+    from ntkla.app.reports import forecast_run
 
     monkeypatch.setattr(forecast_run, "forecast", lambda *_, **__: pytest.fail("found out too late"))
     after = tmp_path / "after.npy"
@@ -361,7 +361,7 @@ def test_debug_shows_where_an_error_came_from(files):
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_the_work(files, tmp_path, monkeypatch):
-    from ntkla.app import forecast_run
+    from ntkla.app.reports import forecast_run
 
     monkeypatch.setattr(forecast_run, "forecast", lambda *_, **__: pytest.fail("found out too late"))
     (tmp_path / "file").write_text("")

@@ -11,9 +11,9 @@ import torch
 from typer.testing import CliRunner
 
 import ntkla
-from ntkla.app.commands import app
-from ntkla.app.forecast_json import SCHEMA
-from ntkla.app.strict_json import plain
+from ntkla.app.command_line.commands import app
+from ntkla.app.reports.forecast_json import SCHEMA
+from ntkla.app.reports.strict_json import plain
 from tests.app.task_files import CLASSES, FEATURES, RIDGE, task_files
 
 IN_A_REPORT = ("r_50", "r_90", "k_G", "k_star", "accuracy_before", "accuracy_forecast")

@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 import ntkla
-from ntkla.app import words
-from ntkla.app.commands import app
-from ntkla.app.settings import Settings
+from ntkla.app.command_line.commands import app
+from ntkla.app.command_line.settings import Settings
+from ntkla.app.reports import words
 
 CLASSES, FEATURES = 30, 8
 

@@ -11,8 +11,8 @@ import torch
 
 import ntkla
 from ntkla.app.failures import DataError, FileError
-from ntkla.app.idx import labels_beside, read_idx
-from ntkla.app.images import open_images
+from ntkla.app.images.idx import labels_beside, read_idx
+from ntkla.app.images.images import open_images
 
 PIL = pytest.importorskip("PIL.Image", reason="needs the extra 'cli' (Pillow)")
 

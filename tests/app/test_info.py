@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ntkla.app import info
-from ntkla.linalg import choices
+from ntkla.app.command_line import info
+from ntkla.linalg.backends import choices
 
 
 @pytest.fixture

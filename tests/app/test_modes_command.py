@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 import ntkla
-from ntkla.app.commands import app
+from ntkla.app.command_line.commands import app
 from ntkla.app.failures import EXIT_ERROR, EXIT_NOT_CERTIFIED
 
 SAMPLES, FEATURES = 60, 40

@@ -13,13 +13,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import ntkla
-from ntkla.app import modes_run, modes_tables
-from ntkla.app.commands import app
+from ntkla.app.command_line.commands import app
+from ntkla.app.command_line.modes_command import Proof, Route
 from ntkla.app.failures import EXIT_ERROR, EXIT_NOT_CERTIFIED
-from ntkla.app.modes_command import Proof, Route
-from ntkla.app.strict_json import plain
-from ntkla.linalg.completeness import PROOFS
-from ntkla.linalg.eigen_cost import ROUTES
+from ntkla.app.reports import modes_run, modes_tables
+from ntkla.app.reports.strict_json import plain
+from ntkla.linalg.eigen.completeness import PROOFS
+from ntkla.linalg.eigen.eigen_cost import ROUTES
 
 SAMPLES, FEATURES, K, BLOCK = 90, 80, 4, 4
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ntkla.app import notation, words
+from ntkla.app.command_line import notation
+from ntkla.app.reports import words
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.errors import ArgumentError
 

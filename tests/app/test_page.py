@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import ntkla
-from ntkla.app import canvas, page
-from ntkla.app.axes import interval
-from ntkla.app.page import write_modes_picture
+from ntkla.app.pictures import canvas, page
+from ntkla.app.pictures.axes import interval
+from ntkla.app.pictures.page import write_modes_picture
 from tests.app.page_cases import CASES, TRAINING, Case, made
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ntkla.app.axes import evenly, evenly_in_logarithm, interval, plain, power_of_ten
+from ntkla.app.pictures.axes import evenly, evenly_in_logarithm, interval, plain, power_of_ten
 from ntkla.linalg.decisions import Decision
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from ntkla.app import canvas
 from ntkla.app.failures import OutputError
-from ntkla.app.page import write_modes_picture
+from ntkla.app.pictures import canvas
+from ntkla.app.pictures.page import write_modes_picture
 from tests.app.page_cases import CASES, made
 
 DOTS = 200

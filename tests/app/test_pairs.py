@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntkla.app.pairs import Pair, SlicedMatrix, add, pair, scale
+from ntkla.app.demo.pairs import Pair, SlicedMatrix, add, pair, scale
 
 # What `pairs` promises, each with a factor 4 to spare: four slices of 21 or more bits, and a pair's own operations.
 PRODUCT_PRECISION, PAIR_PRECISION = Fraction(1, 2**78), Fraction(1, 2**102)

@@ -7,8 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ntkla.app.pairs import Pair
-from ntkla.app.reality import (
+from ntkla.app.demo.pairs import Pair
+from ntkla.app.demo.reality import (
     Problem,
     design_of,
     optimum_exactly,

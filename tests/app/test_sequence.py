@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from ntkla.app import sequence
-from ntkla.app.comparison import OPTIMUM, SGD
-from ntkla.app.sequence import Plan, run_sequence, total_steps
+from ntkla.app.demo import sequence
+from ntkla.app.demo.comparison import OPTIMUM, SGD
+from ntkla.app.demo.sequence import Plan, run_sequence, total_steps
 from ntkla.forgetting.shared_head import drifts_of_tasks
 from ntkla.linalg.precision import DEFAULT_TOLERANCE
 from ntkla.testing import with_bias

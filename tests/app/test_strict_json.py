@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from ntkla.app.strict_json import plain, text
+from ntkla.app.reports.strict_json import plain, text
 from ntkla.linalg.decisions import Decision
 
 

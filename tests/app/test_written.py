@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from ntkla.app.failures import OutputError
-from ntkla.app.written import make_folder, written
+from ntkla.app.reports.written import make_folder, written
 
 
 def test_a_file_appears_whole(tmp_path):

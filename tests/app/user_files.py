@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from ntkla.app.files import read_task
+from ntkla.app.files.reading import read_task
 from ntkla.linalg.errors import NtklaError
 
 N, F, C = 12, 5, 4

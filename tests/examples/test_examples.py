@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ntkla.app import cache
+from ntkla.app.files import cache
 
 ROOT = Path(__file__).resolve().parents[2]
 AS_FORECAST = "the training that happened is the training that was forecast"

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from ntkla.forgetting.decompose import Decomposition, decompose
 from ntkla.forgetting.ranks import KINDS, effective_rank
-from ntkla.linalg.completeness import Outside, by_trace
+from ntkla.linalg.eigen.completeness import Outside, by_trace
+from ntkla.linalg.eigen.leading_enclosures import Measured
+from ntkla.linalg.eigen.modes import Eigenmodes
+from ntkla.linalg.eigen.partial_modes import partial_modes
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.kronecker import KroneckerGram
-from ntkla.linalg.leading_enclosures import Measured
-from ntkla.linalg.modes import Eigenmodes
 from ntkla.linalg.operators import FunctionOperator, GramOperator
-from ntkla.linalg.partial_modes import partial_modes
 from ntkla.linalg.precision import DEFAULT_TOLERANCE
 from ntkla.testing import hadamard_basis, planted_energies, planted_features
 from ntkla.testing.spectra import normal

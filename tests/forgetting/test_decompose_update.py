@@ -16,8 +16,8 @@ from ntkla.forgetting.decompose import decompose
 from ntkla.forgetting.decompose_update import decompose_update, product_rounding
 from ntkla.forgetting.ranks import KINDS, effective_rank, vulnerable_rank
 from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.eigen.feature_modes import feature_modes
 from ntkla.linalg.eigenmodes import eigenmodes
-from ntkla.linalg.feature_modes import feature_modes
 from ntkla.linalg.precision import NEGLIGIBLE
 from ntkla.testing import (
     Exact,

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from ntkla import ArgumentError
 from ntkla.forgetting.ranks import KINDS, effective_rank, vulnerable_rank
+from ntkla.linalg.eigen.modes import Spectrum
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.kronecker import KroneckerGram
-from ntkla.linalg.modes import Spectrum
 from ntkla.linalg.operators import FunctionOperator, GramOperator
 from ntkla.linalg.softmax import SoftmaxGram
 from ntkla.testing.balls import ball, flint, working_precision

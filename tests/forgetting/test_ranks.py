@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from ntkla import ArgumentError, DtypeError, NonFiniteError, ShapeError
 from ntkla.forgetting.ranks import KINDS, counted, effective_rank, vulnerable_rank
+from ntkla.linalg.eigen.modes import Spectrum
 from ntkla.linalg.eigenmodes import eigenmodes, spectrum_of
 from ntkla.linalg.kronecker import KroneckerGram
-from ntkla.linalg.modes import Spectrum
 from ntkla.linalg.operators import GramOperator
 from ntkla.testing import DTYPES, FeatureSpec, feature_specs, gram_eigenvalues, hostile_states, working_precision
 from ntkla.testing.balls import ball, flint

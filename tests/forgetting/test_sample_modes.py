@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ntkla.forgetting.sample_modes import homes_of
 from ntkla.forgetting.samples import Home
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.feature_modes import feature_modes
+from ntkla.linalg.eigen.feature_modes import feature_modes
 from ntkla.linalg.precision import gamma, norm_upper
 from ntkla.testing import (
     Exact,

@@ -128,8 +128,8 @@ def test_the_bound_catches_a_planted_error():
 @pytest.mark.parametrize("mode", MODES)
 def test_the_librarys_bound_covers_the_kernels(mode):
     for length in (1, 15, 16, 17, 100, 129, 1000, 5000):
-        shape = ntkla.linalg.layer_cost.LayerShape(3, 2, 4, 3, 2, 4, length, length)
-        terms = ntkla.linalg.layer_error.summed_terms([shape], MODES[mode][0], mode, "gram", symmetric=True)
+        shape = ntkla.linalg.layers.layer_cost.LayerShape(3, 2, 4, 3, 2, 4, length, length)
+        terms = ntkla.linalg.layers.layer_error.summed_terms([shape], MODES[mode][0], mode, "gram", symmetric=True)
         unit = 2.0**-53 if mode == "float64" else 2.0**-24
         assert layer_ntk_error(4, 4, length, length, 1, mode) <= gamma(terms, unit)
 

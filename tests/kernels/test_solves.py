@@ -12,8 +12,10 @@ import torch
 from hypothesis import given, settings
 
 import ntkla
-from ntkla.linalg import dispatch, errors, formed, kernels
+from ntkla.linalg import errors
+from ntkla.linalg.backends import dispatch, kernels
 from ntkla.linalg.precision import SHORT_CHAIN
+from ntkla.linalg.solve import formed
 from ntkla.testing import FeatureSpec, Problem, RidgeProblem, ridge_problems
 from tests.kernels.draws import DEVICE
 from tests.soundness.judge import forecast, judge_forgetting, judge_ridge, promised_ridge, solve

@@ -7,12 +7,12 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ntkla.linalg.accurate import accurate_adjoint, accurate_normal_matrix, accurate_outputs, accurate_sum
+from ntkla.linalg.arithmetic.accurate import accurate_adjoint, accurate_normal_matrix, accurate_outputs, accurate_sum
 from ntkla.linalg.design import DesignMatrix, widened
-from ntkla.linalg.diagonalization import certified, diagonalize
-from ntkla.linalg.normal import normal_matrix
+from ntkla.linalg.eigen.diagonalization import certified, diagonalize
 from ntkla.linalg.precision import TINY64, U64, norm_upper
-from ntkla.linalg.weights import SampleWeights
+from ntkla.linalg.solve.normal import normal_matrix
+from ntkla.linalg.solve.weights import SampleWeights
 from ntkla.testing import Exact, FeatureSpec, compare_columns, feature_specs, gram_eigenvalues
 from ntkla.testing.balls import ball, ball_matrix, design_matrix, diagonal, times_weights, upper
 from ntkla.testing.samples import WEIGHTINGS, sample_weights

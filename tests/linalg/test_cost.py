@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ntkla.linalg import products
-from ntkla.linalg.cost import route_cost
+from ntkla.linalg.arithmetic import products
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.factor import CholeskyFactor, DualFactor, Factor
-from ntkla.linalg.normal_problem import NormalProblem
 from ntkla.linalg.ridge import ridge_solve
+from ntkla.linalg.solve.cost import route_cost
+from ntkla.linalg.solve.factor import CholeskyFactor, DualFactor, Factor
+from ntkla.linalg.solve.normal_problem import NormalProblem
 from ntkla.testing.spectra import normal
 
 # (n, K, C): well to both sides of the crossover, and on it.

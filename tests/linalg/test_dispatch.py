@@ -15,9 +15,10 @@ import pytest
 import torch
 
 import ntkla
-from ntkla.linalg import choices, dispatch, errors, kernels
+from ntkla.linalg import errors
+from ntkla.linalg.backends import choices, dispatch, kernels
+from ntkla.linalg.backends.primitive import PRECISIONS, arithmetic, gram_roundings, normal_roundings
 from ntkla.linalg.precision import UNIT_ROUNDOFF, gamma
-from ntkla.linalg.primitive import PRECISIONS, arithmetic, gram_roundings, normal_roundings
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_TRITON = importlib.util.find_spec("triton") is None

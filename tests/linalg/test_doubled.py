@@ -10,8 +10,8 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ntkla.linalg import doubled
-from ntkla.linalg.doubled import Doubled, add, add_into, column_sum, total, two_product, two_sum
+from ntkla.linalg.arithmetic import doubled
+from ntkla.linalg.arithmetic.doubled import Doubled, add, add_into, column_sum, total, two_product, two_sum
 from ntkla.linalg.precision import TINY64, U64
 from ntkla.testing.spectra import normal
 

@@ -11,9 +11,9 @@ import math
 import pytest
 import torch
 
+from ntkla.linalg.eigen.leading_enclosures import LeadingPairs
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.kronecker import KroneckerGram
-from ntkla.linalg.leading_enclosures import LeadingPairs
 from ntkla.linalg.operators import FunctionOperator, GramOperator
 from ntkla.linalg.precision import UNIT_ROUNDOFF, gamma, norm_upper
 from ntkla.linalg.softmax import SoftmaxGram

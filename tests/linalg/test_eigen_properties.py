@@ -13,8 +13,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from ntkla.linalg.eigen.lanczos_search import has_room
 from ntkla.linalg.eigenmodes import eigenmodes
-from ntkla.linalg.lanczos_search import has_room
 from ntkla.linalg.operators import FunctionOperator, GramOperator
 from ntkla.linalg.precision import UNIT_ROUNDOFF, gamma, norm_upper
 from ntkla.testing import (

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntkla.linalg import enclosure
+from ntkla.linalg.arithmetic import enclosure
+from ntkla.linalg.arithmetic.doubled import two_product
+from ntkla.linalg.arithmetic.enclosure import Enclosed
 from ntkla.linalg.decisions import Decision
-from ntkla.linalg.doubled import two_product
-from ntkla.linalg.enclosure import Enclosed
 from ntkla.linalg.errors import ArgumentError, UndecidedError
 from ntkla.linalg.precision import U64
 

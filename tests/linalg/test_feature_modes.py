@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from ntkla import ArgumentError, DtypeError, MemoryEstimateError, NonFiniteError, ShapeError
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.eigen.feature_modes import feature_modes, memory_estimate
 from ntkla.linalg.eigenmodes import eigenmodes
-from ntkla.linalg.feature_modes import feature_modes, memory_estimate
 from ntkla.testing import (
     FeatureSpec,
     ambient_state,
@@ -192,7 +192,7 @@ def test_memory_is_refused_before_it_is_tried(monkeypatch):
 MEASURED = """
 import sys, torch
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.feature_modes import feature_modes, memory_estimate
+from ntkla.linalg.eigen.feature_modes import feature_modes, memory_estimate
 from ntkla.testing.spectra import normal
 
 def status(field):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ntkla.linalg.eigen.lanczos_search import LanczosSearch, basis_columns
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.errors import ArgumentError
 from ntkla.linalg.kronecker import KroneckerGram
-from ntkla.linalg.lanczos_search import LanczosSearch, basis_columns
 from ntkla.linalg.operators import FunctionOperator, GramOperator
 from ntkla.linalg.precision import gamma
 from ntkla.testing.spectra import orthonormal_columns

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntkla.linalg import errors
-from ntkla.linalg.layer_cost import (
+from ntkla.linalg.layers.layer_cost import (
     SLICE_COLUMNS,
     SLICE_ENTRIES,
     TILE_ROWS,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import ntkla
 from ntkla.linalg import checks, errors
-from ntkla.linalg.layer_error import layer_ntk_error
+from ntkla.linalg.layers.layer_error import layer_ntk_error
 from ntkla.linalg.precision import UNIT_ROUNDOFF, gamma
 from ntkla.testing import ambient_state, hostile_states
 from ntkla.testing.spectra import DTYPES

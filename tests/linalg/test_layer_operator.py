@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ntkla
-from ntkla.linalg import checks, errors, layer_operator
+from ntkla.linalg import checks, errors
+from ntkla.linalg.layers import layer_operator
 from ntkla.linalg.precision import U64
 from ntkla.testing import ambient_state, hostile_states
 from ntkla.testing.balls import Exact, ball_matrix

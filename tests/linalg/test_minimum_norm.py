@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.errors import ScaleError
-from ntkla.linalg.minimum_norm import certified_least
-from ntkla.linalg.normal import BoundedMatrix, gram_matrix, normal_matrix
 from ntkla.linalg.ridge import RidgeSolution, ridge_solve
+from ntkla.linalg.solve.minimum_norm import certified_least
+from ntkla.linalg.solve.normal import BoundedMatrix, gram_matrix, normal_matrix
 from ntkla.testing import FeatureSpec, compare, exact_rank, feature_specs
 from ntkla.testing.ball_solutions import minimum_norm_solution
 from ntkla.testing.balls import MOST_BITS, ball, design_matrix, diagonal, working_precision

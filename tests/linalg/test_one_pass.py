@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ntkla
-from ntkla.linalg import one_pass
+from ntkla.linalg.arithmetic.doubled import Doubled
+from ntkla.linalg.backends.primitive import normal_roundings
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.doubled import Doubled
-from ntkla.linalg.normal_problem import NormalProblem, Residual
-from ntkla.linalg.one_pass import one_pass_change, one_pass_wanted
 from ntkla.linalg.precision import gamma, norm_upper
-from ntkla.linalg.primitive import normal_roundings
-from ntkla.linalg.residual import residual
-from ntkla.linalg.weights import SampleWeights
+from ntkla.linalg.solve import one_pass
+from ntkla.linalg.solve.normal_problem import NormalProblem, Residual
+from ntkla.linalg.solve.one_pass import one_pass_change, one_pass_wanted
+from ntkla.linalg.solve.residual import residual
+from ntkla.linalg.solve.weights import SampleWeights
 from ntkla.testing import WEIGHTINGS, Comparison, Exact, FeatureSpec, compare_columns, sample_weights
 from ntkla.testing.balls import ball_matrix, design_matrix, diagonal, times_weights
 from ntkla.testing.spectra import normal

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import ntkla
 from ntkla.linalg import errors
+from ntkla.linalg.backends.primitive import gram_roundings, normal_roundings
 from ntkla.linalg.precision import UNIT_ROUNDOFF, gamma
-from ntkla.linalg.primitive import gram_roundings, normal_roundings
 from ntkla.testing import ambient_state, hostile_states
 from ntkla.testing.balls import Exact, ball_matrix, design_matrix, diagonal
 from ntkla.testing.spectra import DTYPES

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import ntkla
-from ntkla.app.info import describe
-from ntkla.linalg import probe
+from ntkla.app.command_line.info import describe
+from ntkla.linalg.arithmetic import probe
+from ntkla.linalg.arithmetic.probe import conventional_products, keeps_the_bound, require_conventional_products
 from ntkla.linalg.errors import BackendError
-from ntkla.linalg.probe import conventional_products, keeps_the_bound, require_conventional_products
 
 CPU = torch.device("cpu")
 

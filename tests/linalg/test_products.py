@@ -3,11 +3,18 @@
 import pytest
 import torch
 
-from ntkla.linalg import products
+from ntkla.linalg.arithmetic import products
+from ntkla.linalg.arithmetic.products import (
+    PIECE,
+    add_square,
+    pairwise_depth,
+    pairwise_sums,
+    pieced_gamma,
+    pieced_matmul,
+)
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.normal import normal_matrix
 from ntkla.linalg.precision import U64, gamma
-from ntkla.linalg.products import PIECE, add_square, pairwise_depth, pairwise_sums, pieced_gamma, pieced_matmul
+from ntkla.linalg.solve.normal import normal_matrix
 
 # Beside a first term of 1 each of the others is u / 2: added one by one to the 1 they would all be lost.
 LENGTH = 2048

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.factor import CholeskyFactor, QRFactor
-from ntkla.linalg.normal_problem import NormalProblem
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, U64
-from ntkla.linalg.refine import Candidate, Refinement, relative_goal
 from ntkla.linalg.ridge import ridge_solve
-from ntkla.linalg.stability import Stability
+from ntkla.linalg.solve.factor import CholeskyFactor, QRFactor
+from ntkla.linalg.solve.normal_problem import NormalProblem
+from ntkla.linalg.solve.refine import Candidate, Refinement, relative_goal
+from ntkla.linalg.solve.stability import Stability
 from ntkla.testing import FeatureSpec, RidgeProblem, check_ridge, compare_columns
 from ntkla.testing.ball_solutions import ridge_solution
 from ntkla.testing.spectra import normal

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from ntkla.linalg import normal_problem
-from ntkla.linalg import residual as residual_module
+from ntkla.linalg.arithmetic.doubled import Doubled, two_product, two_sum
+from ntkla.linalg.arithmetic.products import PIECE
+from ntkla.linalg.arithmetic.slicing import slice_bits
 from ntkla.linalg.design import DesignMatrix, widened
-from ntkla.linalg.doubled import Doubled, two_product, two_sum
-from ntkla.linalg.normal_problem import NormalProblem, Residual
 from ntkla.linalg.precision import U64
-from ntkla.linalg.products import PIECE
-from ntkla.linalg.residual import residual
-from ntkla.linalg.slicing import slice_bits
-from ntkla.linalg.weights import SampleWeights
+from ntkla.linalg.solve import normal_problem
+from ntkla.linalg.solve import residual as residual_module
+from ntkla.linalg.solve.normal_problem import NormalProblem, Residual
+from ntkla.linalg.solve.residual import residual
+from ntkla.linalg.solve.weights import SampleWeights
 from ntkla.testing import Comparison, Exact, FeatureSpec, compare_columns
 from ntkla.testing.balls import ball, ball_matrix, design_matrix, diagonal, times_weights
 from ntkla.testing.planted import hadamard_basis

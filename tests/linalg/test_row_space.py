@@ -10,11 +10,11 @@ import torch
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ntkla.linalg.alignment import alignment
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.feature_modes import feature_modes
+from ntkla.linalg.eigen.alignment import alignment
+from ntkla.linalg.eigen.feature_modes import feature_modes
+from ntkla.linalg.eigen.row_space import RowSpace, certified_rank, leading_sines, principal_angles
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, U64
-from ntkla.linalg.row_space import RowSpace, certified_rank, leading_sines, principal_angles
 from ntkla.testing import FeatureSpec, ball_overlap, compare, feature_specs, hadamard_basis, planted_features
 from ntkla.testing.spectra import normal, orthonormal_columns
 

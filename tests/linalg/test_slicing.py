@@ -10,9 +10,8 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ntkla.linalg.doubled import Doubled, two_sum
-from ntkla.linalg.precision import TINY64, U64, gamma
-from ntkla.linalg.slicing import (
+from ntkla.linalg.arithmetic.doubled import Doubled, two_sum
+from ntkla.linalg.arithmetic.slicing import (
     SIGNIFICAND,
     cut,
     exponents,
@@ -22,6 +21,7 @@ from ntkla.linalg.slicing import (
     right_factors,
     slice_bits,
 )
+from ntkla.linalg.precision import TINY64, U64, gamma
 from ntkla.testing.spectra import normal
 
 Rows = list[list[Fraction]]

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntkla.forgetting.heads import LinearHead
+from ntkla.linalg.arithmetic.doubled import two_sum
 from ntkla.linalg.checks import LARGEST_ENTRY
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.doubled import two_sum
 from ntkla.linalg.errors import ArgumentError, DeviceError, DtypeError, NonFiniteError, ScaleError, ShapeError
-from ntkla.linalg.normal import float32_normal_matrix, normal_matrix
 from ntkla.linalg.precision import NEGLIGIBLE, SHORT_CHAIN, TINY64, U64, UNIT_ROUNDOFF
 from ntkla.linalg.ridge import RidgeSolution, ridge_solve
-from ntkla.linalg.weights import SampleWeights, sample_weights
+from ntkla.linalg.solve.normal import float32_normal_matrix, normal_matrix
+from ntkla.linalg.solve.weights import SampleWeights, sample_weights
 from ntkla.testing import features_with_spectrum, hostile_states
 from ntkla.testing.samples import WEIGHTINGS
 from ntkla.testing.samples import sample_weights as drawn_weights

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ntkla.linalg import kernels
+from ntkla.linalg.backends import kernels
 from perf import __main__ as command
 from perf import crossover, harness, pairs, precisions, results
 from perf.harness import Contender, Skip, Work

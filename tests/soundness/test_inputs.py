@@ -14,7 +14,7 @@ from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.predict import predict_forgetting
 from ntkla.forgetting.training import GradientFlow
 from ntkla.linalg import checks, errors
-from ntkla.linalg.feature_modes import feature_modes
+from ntkla.linalg.eigen.feature_modes import feature_modes
 from ntkla.linalg.ridge import ridge_solve
 from ntkla.testing import FeatureSpec, Problem, RidgeProblem
 from tests.soundness.judge import forecast, judge_forgetting, judge_ridge, solve

@@ -11,11 +11,11 @@ import torch
 from ntkla.forgetting import drift_bound
 from ntkla.forgetting.predict import predict_forgetting
 from ntkla.forgetting.training import GradientDescent
-from ntkla.linalg import normal_problem, refine
+from ntkla.linalg.arithmetic.products import PIECE
 from ntkla.linalg.precision import UNIT_ROUNDOFF
-from ntkla.linalg.products import PIECE
 from ntkla.linalg.ridge import ridge_solve
-from ntkla.linalg.stability import SolutionError, Stability
+from ntkla.linalg.solve import normal_problem, refine
+from ntkla.linalg.solve.stability import SolutionError, Stability
 from ntkla.testing import FeatureSpec, Problem, RidgeProblem
 from tests.soundness.judge import forecast, judge_forgetting, judge_ridge, judge_training, solve
 from tests.soundness.test_wide import chained, self_product, spiked

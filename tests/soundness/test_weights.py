@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntkla.forgetting.training import GradientDescent
-from ntkla.linalg.doubled import Doubled
+from ntkla.linalg.arithmetic.doubled import Doubled
 from ntkla.linalg.precision import UNIT_ROUNDOFF
-from ntkla.linalg.weights import SampleWeights
+from ntkla.linalg.solve.weights import SampleWeights
 from ntkla.testing import FeatureSpec, Problem, RidgeProblem, exact_rank, problems, ridge_problems, ridges
 from tests.soundness.judge import (
     fewer,

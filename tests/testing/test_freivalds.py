@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import ntkla
 from ntkla.linalg import errors
+from ntkla.linalg.backends.primitive import gram_roundings, normal_roundings
 from ntkla.linalg.precision import UNIT_ROUNDOFF, gamma
-from ntkla.linalg.primitive import gram_roundings, normal_roundings
 from ntkla.testing import check_product, hostile_states
 from ntkla.testing.strategies import feature_specs
 

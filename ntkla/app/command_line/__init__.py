@@ -1,0 +1,1 @@
+"""The commands and options as typed, and what they are turned into."""

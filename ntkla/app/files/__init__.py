@@ -1,0 +1,1 @@
+"""Tasks and heads in a user's files: mapped, checked, never unpickled."""

@@ -1,0 +1,1 @@
+"""Images in folders and archives, and a backbone that makes features of them."""

@@ -1,0 +1,1 @@
+"""The page of a forecast and the picture of a spectrum."""

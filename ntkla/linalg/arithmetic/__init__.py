@@ -1,0 +1,1 @@
+"""Products and sums whose rounding is known: in pieces, in slices, and beyond float64."""

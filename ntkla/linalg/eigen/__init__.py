@@ -1,0 +1,1 @@
+"""Leading eigenpairs: the direct way, Lanczos, and what is proved of either."""

@@ -1,0 +1,1 @@
+"""Tangent kernels of layers from activations and deltas, without a Jacobian."""

@@ -1,0 +1,1 @@
+"""Ridge problems: factors, residuals, refinement, and the certificate of a solution."""

@@ -1,0 +1,86 @@
+"""The matrices that factors are made of: formed by a Triton kernel where one is wanted, else in torch.
+
+A factor decides how many corrections are needed, never what is true, so nothing is proved of these matrices.  Where no
+kernel is wanted they are those of `normal.py`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from ntkla.linalg.backends.dispatch import Call, kernel_wanted, last_dispatch
+from ntkla.linalg.backends.primitive import arithmetic
+from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.ops import gram
+from ntkla.linalg.solve.normal import float32_normal_matrix, gram_matrix, normal_matrix
+from ntkla.linalg.solve.weights import SampleWeights
+
+# Features in one launch, 128 MiB in float64: weighted rows are copies, and so are 16-bit ones for mode "float64".
+_SLAB_ENTRIES = 2**24
+
+
+class Formed(NamedTuple):
+    """A symmetric matrix, and what formed it: such as "triton:gram:ieee", or None for torch."""
+
+    matrix: torch.Tensor
+    kernel: str | None
+
+
+def formed_normal_matrix(design: DesignMatrix, weights: SampleWeights | None, dtype: torch.dtype) -> Formed:
+    """About `Phi^T D Phi` in `dtype`, float32 or float64, exactly symmetric.
+
+    Raises:
+        BackendError: Triton is forced and cannot run.
+    """
+    double = dtype == torch.float64
+    if not _gram_wanted(design.features.T, double):
+        matrix = normal_matrix(design, weights).matrix if double else float32_normal_matrix(design, weights)
+        return Formed(matrix, None)
+    matrix = torch.zeros((design.columns, design.columns), dtype=dtype, device=design.device)
+    step = max(1, _SLAB_ENTRIES // design.columns)
+    for start in range(0, design.rows, step):
+        rows = slice(start, start + step)
+        if weights is None:
+            _add_squares(matrix, design.features[rows], design.bias, double)
+        else:
+            roots = weights.roots[rows, None].to(dtype)
+            scaled = design.features[rows].to(dtype) * roots
+            _add_squares(matrix, torch.cat([scaled, roots], 1) if design.bias else scaled, False, double)
+    return Formed(matrix, last_dispatch())
+
+
+def formed_gram_matrix(design: DesignMatrix) -> Formed:
+    """About `Phi Phi^T` in float64, exactly symmetric.
+
+    Raises:
+        BackendError: Triton is forced and cannot run.
+    """
+    if not _gram_wanted(design.features, True):
+        return Formed(gram_matrix(design).matrix, None)
+    matrix = torch.zeros((design.rows, design.rows), dtype=torch.float64, device=design.device)
+    for columns in torch.split(design.features, max(1, _SLAB_ENTRIES // design.rows), dim=1):
+        matrix += gram(columns, precision="float64")
+    return Formed(matrix.add_(float(design.bias)), last_dispatch())
+
+
+def _gram_wanted(x: torch.Tensor, double: bool) -> bool:
+    rows, summed = x.shape
+    mode = arithmetic(x.dtype, _precision(double))
+    return kernel_wanted(Call("gram", x, summed, mode, work=float(rows) * rows * summed))
+
+
+def _precision(double: bool) -> str:
+    return "float64" if double else "auto"
+
+
+def _add_squares(matrix: torch.Tensor, rows: torch.Tensor, bias: bool, double: bool) -> None:
+    """Adds `[rows, 1]^T [rows, 1]`, the constant only with a bias."""
+    features = rows.shape[1]
+    matrix[:features, :features] += gram(rows.T, precision=_precision(double))
+    if bias:
+        sums = rows.sum(0, dtype=matrix.dtype)
+        matrix[features, :features] += sums
+        matrix[:features, features] += sums
+        matrix[features, features] += rows.shape[0]

@@ -1,0 +1,231 @@
+"""Iterative refinement that stops on a proof: factor fast, correct with residuals through the features, certify.
+
+One residual of the full solution is computed at the level of accuracy that the goal asks for.  A correction d then
+changes it by A d, and the rounding of that product is proportional to d, not to the solution: the plain float64
+product is accurate enough, and its rounding is added to the bound.  When a factor contracts the residual by less than
+1/2 a step, or cannot be built, the next stronger one takes over and the escalation is recorded.
+
+Source of the scheme: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., chapter 12; Carson and Higham,
+"Accelerating the solution of linear systems by iterative refinement in three precisions" (2018).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ntkla.linalg.arithmetic.doubled import Doubled, add
+from ntkla.linalg.arithmetic.products import pieced_gamma
+from ntkla.linalg.arithmetic.slicing import HIGHEST_LEVEL, slice_bits
+from ntkla.linalg.precision import NEGLIGIBLE, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.solve.factor import Factor
+from ntkla.linalg.solve.normal_problem import NormalProblem, Residual
+from ntkla.linalg.solve.one_pass import one_pass_change, one_pass_wanted
+from ntkla.linalg.solve.residual import residual
+from ntkla.linalg.solve.stability import SolutionError, Stability
+
+# Two products round, and the rest of the goal is left to the residual itself.
+_SHARE = 0.45
+# A residual at level s >= 1 bounds slices by their largest entry, not their norm: about 2^5 looser.
+_SLICE_LOOSENESS = 32.0
+# Each step at least halves the residual, and 106 bits is all that the solution holds.
+_MOST_STEPS = 106
+_CONTRACTION = 0.5
+
+Candidate = tuple[str, Callable[[], Factor | None]]
+
+
+@dataclass
+class _State:
+    """The current solution, its residual, and the bound on what rounding did to both."""
+
+    x: Doubled
+    rho: torch.Tensor
+    rounding: SolutionError
+    fresh: bool  # no plain update since the residual was computed in full
+
+
+class Refinement:
+    """A certified solution of a `NormalProblem`, improved on request.
+
+    Attributes:
+        escalations: why stronger factors took over, in order.
+        corrections: how many corrections were applied.
+        levels: the levels of the last full residual.
+    """
+
+    def __init__(self, problem: NormalProblem, stability: Stability, candidates: Sequence[Candidate]) -> None:
+        self.problem, self.stability = problem, stability
+        self.escalations: list[str] = []
+        self.corrections = 0
+        self.levels = (0, 0)
+        self._candidates = list(candidates)
+        self._factor: Factor | None = None
+        self._state: _State | None = None
+        zeros = torch.zeros((), dtype=torch.float64, device=problem.targets.device).expand_as(problem.targets)
+        self._homogeneous = replace(problem, targets=zeros, shift=None)
+        self._parts: tuple[float, ...] = (
+            math.inf,
+            math.inf,
+        )  # what the two products of the last full residual add to the error
+
+    @property
+    def factor_name(self) -> str:
+        """The factor that is in use."""
+        return "none" if self._factor is None else self._factor.name
+
+    @property
+    def x(self) -> Doubled:
+        """The current solution [K, C]."""
+        assert self._state is not None, "reach() comes first"
+        return self._state.x
+
+    @property
+    def error(self) -> SolutionError:
+        """The certified error of `x`."""
+        assert self._state is not None, "reach() comes first"
+        return self.stability.remaining(self._state.rho) + self._state.rounding
+
+    def reach(self, goal: Callable[[torch.Tensor], float]) -> bool:
+        """Improves `x` until its error is at most `goal(x.high)`; False when rounding or the factors forbid it."""
+        if self._state is None:
+            self._begin()
+        assert self._state is not None
+        for _ in range(_MOST_STEPS):
+            wanted = goal(self.x.high)
+            if not self._state.fresh and self._state.rounding.size() > 2 * _SHARE * wanted:
+                forward, adjoint = self._levels(wanted)
+                self._measure((max(forward, self.levels[0]), max(adjoint, self.levels[1])))
+            if self.error.size() <= wanted:
+                return True
+            if self._state.rounding.size() > 2 * _SHARE * wanted:
+                if self._raise_levels(wanted):
+                    continue
+                # No level reaches the goal: corrections pay only until rho is down to its own rounding.
+                if self.stability.remaining(self._state.rho).size() <= self._state.rounding.size():
+                    return False
+            if not self._correct():
+                return self.error.size() <= goal(self.x.high)
+        return False
+
+    def _begin(self) -> None:
+        while True:
+            if not self._next_factor("could not be built"):
+                zero = torch.zeros_like(self.problem.targets[:1]).expand(self.problem.design.columns, -1).clone()
+                self._start_from(zero)
+                return
+            assert self._factor is not None
+            x = self._factor.start(self.problem)
+            if bool(torch.isfinite(x).all()):
+                self._start_from(x)
+                return
+            self.escalations.append(f"{self._factor.name} overflowed")
+
+    def _start_from(self, x: torch.Tensor) -> None:
+        # Nothing is known of its residual yet: an infinite rounding makes `reach` measure it, however small x is.
+        unknown = torch.full(x.shape[1:], math.inf, dtype=torch.float64, device=x.device)
+        self._state = _State(Doubled(x, torch.zeros_like(x)), x, SolutionError(unknown, unknown), fresh=False)
+
+    def _next_factor(self, reason: str) -> bool:
+        """Moves on to the next candidate that can be built; False when none is left (the old one then stays)."""
+        while self._candidates:
+            name, build = self._candidates.pop(0)
+            factor = build()
+            if factor is not None:
+                self._factor = factor
+                return True
+            self.escalations.append(f"{name} {reason}")
+        return False
+
+    def _measure(self, levels: tuple[int, int]) -> None:
+        assert self._state is not None
+        self.levels = levels
+        r = residual(self.problem, self._state.x, levels)
+        zero = torch.zeros_like(r.output_error)
+        products = replace(r, adjoint_error=zero, bias_error=zero), replace(r, output_error=zero)
+        self._parts = tuple(self.stability.rounding(part).size() for part in products)
+        self._state = _State(self._state.x, r.value, self.stability.rounding(r), fresh=True)
+
+    def _levels(self, wanted: float) -> tuple[int, int]:
+        """The least levels whose rounding, estimated from norms, is at most its share of the goal."""
+        design, whole = self.problem.design, self.problem.frobenius
+        x = float(norm_upper(self.x.high))
+        target_norm = float(norm_upper(self.problem.target_norms))
+        output = target_norm if self.problem.shift is None else target_norm + whole * x
+        forward = pieced_gamma(design.columns) * whole * x * self.stability.gain
+        adjoint = gamma(design.summands) * whole * output / self.stability.least
+        step = 2.0 ** -slice_bits(design.columns, design.block_rows)
+
+        def least(at_zero: float) -> int:
+            sizes = [at_zero, *(at_zero * _SLICE_LOOSENESS * step**s for s in range(1, HIGHEST_LEVEL + 1))]
+            return next((s for s, size in enumerate(sizes) if size <= _SHARE * wanted), HIGHEST_LEVEL)
+
+        return least(forward), least(adjoint)
+
+    def _raise_levels(self, wanted: float) -> bool:
+        """Measures again, one level higher in the products whose rounding is above its share; False at the top."""
+        assert self._state is not None
+        if not self._state.fresh:
+            self._measure(self.levels)
+            return True
+        raised = [part > min(_SHARE * wanted, max(self._parts)) / 2 for part in self._parts]
+        forward, adjoint = (min(s + r, HIGHEST_LEVEL) for s, r in zip(self.levels, raised, strict=True))
+        if (forward, adjoint) == self.levels:
+            return False
+        before = self._state.rounding.size()
+        self._measure((forward, adjoint))
+        return self._state.rounding.size() < before
+
+    def _correct(self) -> bool:
+        """One correction; False when no factor contracts the residual any more."""
+        assert self._state is not None
+        if self._factor is None:
+            return False
+        step = self._factor.solve(self._state.rho)
+        if bool(torch.isfinite(step).all()):
+            applied = self._apply(step)
+            rho = self._state.rho + applied.value
+            before, after = float(norm_upper(self._state.rho)), float(norm_upper(rho))
+            if after <= _CONTRACTION * before:
+                self._accept(step, rho, applied)
+                return True
+            reason = f"contracted the residual by {after / before:.2g}, less than 1/2"
+        else:
+            reason = "overflowed"
+        name = self._factor.name
+        if not self._next_factor("could not be built"):
+            return False
+        self.escalations.append(f"{name} {reason}")
+        return True
+
+    def _apply(self, step: torch.Tensor) -> Residual:
+        """-A step in plain float64, with the bound of its rounding; by a kernel where one is wanted."""
+        if one_pass_wanted(self._homogeneous, step.shape[1]):
+            return one_pass_change(self._homogeneous, step)
+        return residual(self._homogeneous, Doubled(step, torch.zeros_like(step)), (0, 0))
+
+    def _accept(self, step: torch.Tensor, rho: torch.Tensor, applied: Residual) -> None:
+        assert self._state is not None
+        applied = replace(
+            applied,
+            adjoint_error=rounded_up(applied.adjoint_error + U64 * norm_upper(rho, dim=0)),
+            bias_error=rounded_up(applied.bias_error + U64 * rho[-1].abs()),
+        )
+        x = add(self._state.x, step)
+        lost = 4 * U64**2 * (self._state.x.high.abs() + step.abs())
+        rounding = self._state.rounding + self.stability.rounding(applied) + self.stability.moved(lost)
+        self._state = _State(x, rho, rounding, fresh=False)
+        self.corrections += 1
+
+
+def relative_goal(tolerance: float, stability: Stability) -> Callable[[torch.Tensor], float]:
+    """The goal `tolerance * ||x||_F`, halved so that roundings in assembling the bound cannot spoil it."""
+
+    def goal(x: torch.Tensor) -> float:
+        norm = stability.length(x)
+        return max(0.5 * tolerance * norm, NEGLIGIBLE) if math.isfinite(norm) else NEGLIGIBLE
+
+    return goal
