@@ -26,6 +26,13 @@ from ntkla.models.extraction import features
 class SpectralPenalty(torch.nn.Module):
     """`penalty(outputs)` for any training loop: how far the outputs on the probes moved along the protected modes.
 
+    It is `weight / k sum_j (u_j^T vec(f - f_ref))^2`, a sum over probes: for k_G modes U of G and C outputs
+    `weight / (C k_G) ||U^T (f - f_ref)||_F^2`.  For a linear head on features Phi of the probes it adds
+    `(2 weight / (C k_G)) Phi^T U U^T Phi` to the normal matrix, whose largest eigenvalue is
+    `2 weight values[0] / (C k_G)`: gradient descent stays stable while its learning rate times that, with what the loss
+    itself adds, is below 2 (`2 (1 + momentum)` with momentum).  Beside a loss that is a mean over n samples divide the
+    weight by n.
+
     Args:
         modes: of the probes' kernel: `eigenmodes(features, k_G)`; or of a `KroneckerGram` with C outputs; or of any
             other kernel over probes and outputs (`LayerNTK`, `EmpiricalNTK`); or of a `SoftmaxGram`, whose metric `B^T`
@@ -106,7 +113,8 @@ class SpectralPenalty(torch.nn.Module):
 
         Args:
             model: returns outputs [n, C]; it is run twice, undisturbed, as `ntkla.models.features` says.
-            loader: of probes, in an order that stays: it must give the same probes again.
+            loader: of probes, in an order that stays: it must give the same probes again, and every call of the penalty
+                takes the outputs on all of them.
             k: k_G, how many modes of the probes' Gram matrix are protected, each for all outputs.
             layer: name of the submodule whose output is the input of the linear head.
             weight, columns: as above.
@@ -114,8 +122,10 @@ class SpectralPenalty(torch.nn.Module):
             dtype: of the features.
 
         Raises:
-            As `ntkla.models.features` and `ntkla.eigenmodes`.
+            ArgumentError: a `DataLoader` that shuffles.  Else as `ntkla.models.features` and `ntkla.eigenmodes`.
         """
+        if isinstance(getattr(loader, "sampler", None), torch.utils.data.RandomSampler):
+            raise ArgumentError("loader: expected one that keeps its order, got one that shuffles. Pass shuffle=False.")
         probes = features(model, loader, layer=layer, dtype=dtype)
         now = features(model, loader, dtype=dtype).features
         kept = now if columns is None else now[:, _within(_columns(columns), now)]
@@ -144,7 +154,8 @@ class SpectralPenalty(torch.nn.Module):
             total = self._coefficients(moved).square().sum() * (self.weight / self.count)
         if not torch.compiler.is_compiling() and not bool(torch.isfinite(total.detach())):
             raise NonFiniteError(
-                "outputs: the penalty is NaN or infinite; an output is, or its square is. Lower the learning rate."
+                "outputs: the penalty is NaN or infinite; an output is, or its square is. "
+                "Lower the learning rate, or the weight."
             )
         return total
 

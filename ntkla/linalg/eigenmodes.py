@@ -70,8 +70,9 @@ def eigenmodes(
     Args:
         operator_or_features: features [n, F] (float64, float32, bfloat16 or float16, any strides) of
             G = Phi Phi^T; or a `GramOperator`; or a `KroneckerGram` of one, which is decomposed through its factor:
-            an eigenvalue of G counts once for each output; or any other operator with `psd=True`, one of scipy's
-            included, which is then taken to be positive semidefinite.
+            an eigenvalue of G counts once for each output; or any other operator with `psd=True`; or an operator or
+            sparse matrix of scipy, which is then taken to be positive semidefinite.  A tensor is always features: a
+            dense kernel matrix K goes in as `FunctionOperator(K.__matmul__, K.shape, K.dtype, K.device, psd=True)`.
         k: how many, 1 <= k <= N.
         bias: with features: whether to append a constant feature 1.  An operator has its own.
         tol: the value errors and residuals wanted, relative to the largest eigenvalue; 1e-10 when None.  It decides

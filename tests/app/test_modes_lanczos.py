@@ -98,7 +98,7 @@ def test_the_table_says_what_is_not_proved_and_what_to_do(folder):
     result = run(folder / "flat.npy", "--outputs", 3)
     said = " ".join(result.stdout.split())
     assert "complete: not proved: a larger one may have been missed" in said
-    assert "Pass prove='inertia', or route='full'." in said
+    assert "Pass --prove inertia, or --route full." in said
     assert f"the cut at {K} runs through modes that cannot be told apart" in said
     assert "(from 4 eigenvalues; --route full knows them all)" in said
     assert max(map(len, result.stdout.splitlines())) <= 100

@@ -141,10 +141,34 @@ def test_from_a_model_in_one_line():
     within(found, expected(model(images)), 100 * float(found), torch.float32)
 
 
+def test_a_loader_that_shuffles_is_refused():
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 4))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(4, 6)), shuffle=True)
+    with pytest.raises(ArgumentError, match="shuffle=False"):
+        SpectralPenalty.from_model(model, loader, 1, layer="0")
+
+
+def test_the_learning_rate_of_the_docstring_is_the_stable_one():
+    modes, outputs = ntkla.eigenmodes(PHI, KEPT), 1
+    penalty = SpectralPenalty(modes, torch.zeros((PROBES, outputs), dtype=torch.float64), WEIGHT)
+    curvature = 2 * WEIGHT * float(modes.values[0]) / penalty.count
+    sizes = []
+    for share in (1.9, 2.1):
+        weight = torch.ones((FEATURES, outputs), dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.SGD([weight], lr=share / curvature)
+        first = float(penalty(PHI @ weight).detach())
+        for _ in range(200):
+            optimizer.zero_grad()
+            penalty(PHI @ weight).backward()
+            optimizer.step()
+        sizes.append(float(penalty(PHI @ weight).detach()) / first)
+    assert sizes[0] < 1 < sizes[1]
+
+
 @pytest.mark.parametrize("moved", [float("nan"), float("inf")])
 def test_outputs_that_blow_up_are_named(moved):
     penalty = SpectralPenalty(ntkla.eigenmodes(PHI, KEPT), REFERENCE)
-    with pytest.raises(NonFiniteError, match="Lower the learning rate"):
+    with pytest.raises(NonFiniteError, match="Lower the learning rate, or the weight"):
         penalty(REFERENCE + moved)
 
 

@@ -8,7 +8,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 import torch
 
-from ntkla import DtypeError, NonFiniteError, ShapeError
+from ntkla import ArgumentError, DtypeError, NonFiniteError, ShapeError
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.kronecker import KroneckerGram
 from ntkla.linalg.operators import FunctionOperator, GramOperator
@@ -155,3 +155,15 @@ def test_an_operator_of_curvlinops():
     ours = eigenmodes(KroneckerGram(GramOperator(features), outputs), 6)
     assert ((modes.values - 2 * ours.values).abs() <= modes.value_error + 2 * ours.value_error).all()
     assert [(c.start, c.stop) for c in modes.clusters] == [(0, 3), (3, 6)]
+
+
+def test_a_sparse_matrix_tells_its_trace_and_must_be_symmetric():
+    diagonal = np.array([4.0, 2.0, 1.0] + [1e-3] * 297)
+    modes = eigenmodes(scipy.sparse.diags_array(diagonal).tocsr(), 3, block_size=2)
+    assert modes.complete
+    assert modes.proof == "trace"
+    skew = scipy.sparse.csr_array((np.array([1.0]), (np.array([0]), np.array([1]))), shape=(300, 300))
+    with pytest.raises(ArgumentError, match="differs from its transpose by 1"):
+        eigenmodes(scipy.sparse.diags_array(diagonal) + skew, 3)
+    with pytest.raises(ShapeError, match="Sparse features are not taken"):
+        eigenmodes(scipy.sparse.csr_array((100, 30)), 3)

@@ -46,6 +46,7 @@ from ntkla.app.files.reading import read_task
 from ntkla.app.files.task_file import TaskFile, naming
 from ntkla.app.reports.progress import Stage, watched
 from ntkla.app.reports.strict_json import plain, text
+from ntkla.app.reports.words import as_options
 from ntkla.app.reports.written import make_folder, written
 from ntkla.forgetting.ranks import KINDS, Rank, effective_rank, vulnerable_rank
 from ntkla.linalg import checks
@@ -148,7 +149,7 @@ def run_modes(options: ModesOptions) -> bool:
         if paths:
             screen.print(f"\nWritten to {options.output}: " + ", ".join(path.name for path in paths), markup=False)
     if not found.modes.status.certified:
-        print(f"ntkla: warning: {found.modes.status}", file=sys.stderr)
+        print(f"ntkla: warning: {as_options(str(found.modes.status))}", file=sys.stderr)
     return found.modes.status.certified
 
 

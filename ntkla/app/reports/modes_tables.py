@@ -6,7 +6,7 @@ from rich.console import Console
 
 from ntkla.app.reports.modes_run import Found
 from ntkla.app.reports.screen import shortened, table, titled
-from ntkla.app.reports.words import count
+from ntkla.app.reports.words import as_options, count
 from ntkla.forgetting.ranks import Rank
 from ntkla.linalg.eigen.modes import Cluster, Eigenmodes
 
@@ -72,7 +72,7 @@ def _lines(found: Found) -> list[str]:
         str(modes.spectrum),
         f"{way}{cut}; vectors orthonormal within {modes.orthogonality:.1e}",
         f"complete: {_complete(modes)}; the next one is at most {modes.next_value_bound:.6g}",
-        str(modes.status),
+        as_options(str(modes.status)),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 
@@ -125,3 +126,8 @@ def _proof(report: ForgettingReport) -> str:
         return proved
     # A bound that misses the tolerance is proved all the same.
     return (f"{proved} " if math.isfinite(bound) else "") + f"Not certified ({report.status})"
+
+
+def as_options(text: str) -> str:
+    """A sentence of the library with its arguments written as the options of the command."""
+    return re.sub(r"\b(prove|route)='(\w+)'", r"--\1 \2", text).replace("block_size", "--block-size")

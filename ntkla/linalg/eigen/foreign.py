@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
-from ntkla.linalg.errors import DtypeError
+from ntkla.linalg.errors import ArgumentError, DtypeError, ShapeError
 from ntkla.linalg.linear_operator import LinearOperator
 from ntkla.linalg.operators import FunctionOperator
+from ntkla.linalg.precision import UNIT_ROUNDOFF, gamma
 
 
 def as_operator(given: object) -> object:
@@ -23,6 +26,7 @@ def as_operator(given: object) -> object:
 
     Raises:
         DtypeError: it is complex, or a product is no array of real numbers.
+        ShapeError, ArgumentError: a sparse matrix that is not square, or not symmetric.
     """
     if isinstance(given, (LinearOperator, torch.Tensor)) or not hasattr(given, "shape"):
         return given
@@ -46,4 +50,32 @@ def as_operator(given: object) -> object:
 
     dtype = torch.float32 if kind == np.float32 else torch.float64
 
-    return FunctionOperator(matmul, tuple(operator.shape), dtype, "cpu", psd=True)
+    trace = _trace_of_symmetric(given) if issparse(given) else None
+    return FunctionOperator(matmul, tuple(operator.shape), dtype, "cpu", psd=True, trace=trace)
+
+
+def _trace_of_symmetric(matrix: Any) -> float:
+    """The trace of a sparse matrix, rounded up.
+
+    Raises:
+        ShapeError: it is not square.
+        ArgumentError: it differs from its transpose by more than what sums of so many entries round.
+    """
+    rows, columns = matrix.shape
+    if rows != columns:
+        raise ShapeError(
+            f"operator: expected a square sparse matrix, got {rows} x {columns}. Sparse features are not taken: pass "
+            "features.toarray() as a tensor, or the sparse product features @ features.T."
+        )
+    largest = float(abs(matrix).max()) if matrix.nnz else 0.0
+    difference = float(abs(matrix - matrix.T).max()) if matrix.nnz else 0.0
+    if difference > gamma(2 * rows, UNIT_ROUNDOFF[_stored(matrix)]) * largest:
+        raise ArgumentError(
+            f"operator: expected a symmetric matrix, got one that differs from its transpose by {difference:.3g}. "
+            "Pass (matrix + matrix.T) / 2 if that is meant."
+        )
+    return float(matrix.diagonal().sum()) * (1.0 + gamma(2 * rows))
+
+
+def _stored(matrix: Any) -> torch.dtype:
+    return torch.float32 if matrix.dtype == "float32" else torch.float64

@@ -104,7 +104,8 @@ def _status(found: Status, complete: bool, conditional: bool, remedy: str) -> St
     if conditional:
         message += " That holds for the operator as evaluated: it states no error."
     if not found.certified:
-        return Status(found.code, message)
+        more = " More digits: route='full', if all of the matrix fits; for an operator in float32, one in float64."
+        return Status(found.code, message + more)
     if not complete:
         return Status(codes.INCOMPLETE, f"{message} That none larger was missed is not proved: {remedy}")
     return Status(codes.CONDITIONAL, message) if conditional else found
