@@ -124,7 +124,8 @@ class SpectralPenalty(torch.nn.Module):
         Raises:
             ArgumentError: a `DataLoader` that shuffles.  Else as `ntkla.models.features` and `ntkla.eigenmodes`.
         """
-        if isinstance(getattr(loader, "sampler", None), torch.utils.data.RandomSampler):
+        samplers = [getattr(x, "sampler", None) for x in (loader, getattr(loader, "batch_sampler", None))]
+        if any(isinstance(sampler, torch.utils.data.RandomSampler) for sampler in samplers):
             raise ArgumentError("loader: expected one that keeps its order, got one that shuffles. Pass shuffle=False.")
         probes = features(model, loader, layer=layer, dtype=dtype)
         now = features(model, loader, dtype=dtype).features
@@ -142,6 +143,8 @@ class SpectralPenalty(torch.nn.Module):
         if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
             came = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
             raise ShapeError(f"outputs: expected a tensor [n, C], one row a probe, got {came}.")
+        if not outputs.is_floating_point():
+            raise DtypeError(f"outputs: expected floating-point numbers, got {outputs.dtype}.")
         selected = outputs if self.columns is None else outputs[:, _within(self.columns, outputs)]
         if selected.shape != self.reference.shape:
             raise ShapeError(
@@ -189,8 +192,8 @@ def _columns(columns: object) -> list[int]:
     if not isinstance(columns, Sequence) or isinstance(columns, str):
         raise DtypeError(f"columns: expected a sequence of column numbers, got {type(columns).__name__}.")
     numbers = [checks.integer("columns", c, least=0) for c in columns]
-    if len(set(numbers)) != len(numbers):
-        raise ArgumentError(f"columns: expected each once, got {numbers}.")
+    if not numbers or len(set(numbers)) != len(numbers):
+        raise ArgumentError(f"columns: expected at least one, and each once, got {numbers}.")
     return numbers
 
 

@@ -159,11 +159,15 @@ def test_an_operator_of_curvlinops():
 
 def test_a_sparse_matrix_tells_its_trace_and_must_be_symmetric():
     diagonal = np.array([4.0, 2.0, 1.0] + [1e-3] * 297)
-    modes = eigenmodes(scipy.sparse.diags_array(diagonal).tocsr(), 3, block_size=2)
+    modes = eigenmodes(scipy.sparse.diags_array(diagonal), 3, block_size=2)
     assert modes.complete
     assert modes.proof == "trace"
     skew = scipy.sparse.csr_array((np.array([1.0]), (np.array([0]), np.array([1]))), shape=(300, 300))
     with pytest.raises(ArgumentError, match="differs from its transpose by 1"):
         eigenmodes(scipy.sparse.diags_array(diagonal) + skew, 3)
+    with pytest.raises(NonFiniteError, match="expected finite entries"):
+        eigenmodes(scipy.sparse.diags_array(np.array([1.0, np.inf])), 1)
+    with pytest.raises(ShapeError, match="expected a sparse matrix"):
+        eigenmodes(scipy.sparse.coo_array(np.ones(5)), 1)
     with pytest.raises(ShapeError, match="Sparse features are not taken"):
         eigenmodes(scipy.sparse.csr_array((100, 30)), 3)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ntkla.linalg.errors import ArgumentError, DtypeError, ShapeError
+from ntkla.linalg.errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
 from ntkla.linalg.linear_operator import LinearOperator
 from ntkla.linalg.operators import FunctionOperator
 from ntkla.linalg.precision import UNIT_ROUNDOFF, gamma
@@ -26,7 +26,7 @@ def as_operator(given: object) -> object:
 
     Raises:
         DtypeError: it is complex, or a product is no array of real numbers.
-        ShapeError, ArgumentError: a sparse matrix that is not square, or not symmetric.
+        ShapeError, NonFiniteError, ArgumentError: a sparse array that is no square matrix, not finite, not symmetric.
     """
     if isinstance(given, (LinearOperator, torch.Tensor)) or not hasattr(given, "shape"):
         return given
@@ -36,6 +36,8 @@ def as_operator(given: object) -> object:
 
     if not (isinstance(given, ScipyOperator) or issparse(given)):
         return given
+    if len(given.shape) != 2:
+        raise ShapeError(f"operator: expected a sparse matrix, got an array of shape {given.shape}.")
     operator = aslinearoperator(given)
     kind = np.dtype(np.float32 if operator.dtype == "float32" else np.float64)
     if operator.dtype is not None and np.dtype(operator.dtype).kind not in "biuf":
@@ -59,9 +61,13 @@ def _trace_of_symmetric(matrix: Any) -> float:
 
     Raises:
         ShapeError: it is not square.
+        NonFiniteError: it holds NaN or infinity.
         ArgumentError: it differs from its transpose by more than what sums of so many entries round.
     """
     rows, columns = matrix.shape
+    matrix = matrix.tocsr()  # not every format knows its largest entry
+    if not np.isfinite(matrix.data).all():
+        raise NonFiniteError("operator: expected finite entries, got a sparse matrix with NaN or infinity. Clean it.")
     if rows != columns:
         raise ShapeError(
             f"operator: expected a square sparse matrix, got {rows} x {columns}. Sparse features are not taken: pass "
