@@ -7,23 +7,24 @@ from typing import Annotated
 
 import typer
 
-from ntkla.app.command_line.forecast_options import USUAL_RIDGE, ForecastOptions, positionals
+from ntkla.app.command_line.forecast_options import USUAL_RIDGE, ForecastOptions
 from ntkla.app.command_line.shared_options import Debug, Device
+from ntkla.app.command_line.task_arguments import (
+    Head,
+    Name,
+    New,
+    NewClasses,
+    NewOutputs,
+    Old,
+    OldClasses,
+    OldOutputs,
+)
+from ntkla.app.command_line.task_options import positionals
 from ntkla.app.failures import EXIT_NOT_CERTIFIED, need, readable_errors
 from ntkla.linalg.errors import ArgumentError
 
-_HOW, _WHAT, _SHOW = "How the head is trained", "Which outputs and samples", "What is shown"
+_HOW, _SHOW = "How the head is trained", "What is shown"
 
-# All three are required; that one is missing is told by `positionals`, which knows which.
-Old = Annotated[list[str] | None, typer.Argument(metavar="OLD...", help="Tasks to be remembered, one or more.")]
-New = Annotated[str | None, typer.Argument(metavar="NEW", help="The task to be trained on; needs labels or targets.")]
-Head = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="HEAD",
-        help="The linear head as it stands before the training; or the word fit, with exactly one OLD.",
-    ),
-]
 Ridge = Annotated[
     float | None,
     typer.Option(help="Pull towards the old head: absolute, added to Phi^T Phi.", rich_help_panel=_HOW),
@@ -63,42 +64,6 @@ MeanLoss = Annotated[
 ]
 FreeBias = Annotated[
     bool, typer.Option("--free-bias", help="No ridge or weight decay on the bias.", rich_help_panel=_HOW)
-]
-OldOutputs = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NUMBERS",
-        help="Outputs of the head that OLD uses, such as 0-4,7; once for all, or once an OLD.",
-        rich_help_panel=_WHAT,
-    ),
-]
-NewOutputs = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NUMBERS",
-        help="Outputs that NEW trains, such as 5-9; the others stay. Without it NEW trains every output, with target 0 "
-        "for classes that it does not have, as MSELoss on one-hot targets does.",
-        rich_help_panel=_WHAT,
-    ),
-]
-OldClasses = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NUMBERS",
-        help="Only the samples of OLD with these labels, such as 0-4; once for all, or once an OLD.",
-        rich_help_panel=_WHAT,
-    ),
-]
-NewClasses = Annotated[
-    str | None,
-    typer.Option(metavar="NUMBERS", help="Only the samples of NEW with these labels.", rich_help_panel=_WHAT),
-]
-Name = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="What an OLD is called, once an OLD, such as --name cats --name dogs; its file's name if left out.",
-        rich_help_panel=_WHAT,
-    ),
 ]
 After = Annotated[
     str | None,

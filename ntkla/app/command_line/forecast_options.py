@@ -6,42 +6,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntkla.app.command_line.notation import FIT, share
-from ntkla.app.failures import printable
+from ntkla.app.command_line.notation import share
+from ntkla.app.command_line.task_options import TaskOptions
 from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError
 
 USUAL_RIDGE = 0.1
-_MISSING = {
-    "OLD": "the old task's files (FEATURES.npy,LABELS.npy)",
-    "NEW": "the new task's files (FEATURES.npy,LABELS.npy)",
-    "HEAD": "the head's file (WEIGHT.npy,BIAS.npy), or the word fit",
-}
-
-
-def positionals(old: list[str] | None, new: str | None, head: str | None) -> dict[str, str | list[str]]:
-    """OLD, NEW and HEAD as the command line parsed them, by name; ArgumentError says which were not typed.
-
-    Where fewer than three were typed the parser fills HEAD first and OLD last, and a person types OLD first.
-    """
-    typed = [*(old or []), *(word for word in (new, head) if word is not None)]
-    if len(typed) >= 3:
-        return {"old": typed[:-2], "new": typed[-2], "head": typed[-1]}
-    missing = list(_MISSING)[len(typed) :]
-    if len(typed) == 2 and typed[-1] == FIT:
-        missing = ["NEW"]
-    names = " and ".join([", ".join(missing[:-1]), missing[-1]] if len(missing) > 1 else missing)
-    verb = "is" if len(missing) == 1 else "are"
-    raise ArgumentError(f"{names} {verb} missing: {'; '.join(_MISSING[name] for name in missing)}.")
 
 
 @dataclass(frozen=True)
-class ForecastOptions:
+class ForecastOptions(TaskOptions):
     """Arguments and options as typed; `ntkla forecast --help` says what each means."""
 
-    old: list[str]
-    new: str
-    head: str
     ridge: float | None = None
     relative_ridge: float | None = None
     sgd: str | None = None
@@ -51,15 +27,8 @@ class ForecastOptions:
     free_bias: bool = False
     tol: float | None = None
     strict: bool = False
-    after: str | None = None
-    old_outputs: list[str] | None = None
-    new_outputs: str | None = None
-    old_classes: list[str] | None = None
-    new_classes: str | None = None
-    name: list[str] | None = None
     top: int = 10
     modes_share: float = 0.9
-    device: str = "cpu"
     json: bool = False
     output: Path | None = None
 
@@ -75,10 +44,7 @@ class ForecastOptions:
                 f"--relative-ridge {USUAL_RIDGE}), or --sgd lr,steps for gradient descent that stops early."
             )
         self._require_no_stray_numbers()
-        if self.name is not None and len(self.name) != len(self.old):
-            raise ArgumentError(f"--name: expected one for each of {len(self.old)} OLD, got {len(self.name)}.")
-        if self.name is not None and len(set(map(printable, self.name))) < len(self.name):
-            raise ArgumentError("--name: expected different names.")
+        self.check_names()
         checks.integer("--top", self.top, least=0)
         share("--modes-share", self.modes_share)
         if self.tol is not None:

@@ -1,4 +1,4 @@
-"""The tasks and heads of `ntkla forecast`: read from files, checked against each other, moved to a device."""
+"""The tasks and heads of a command: read from files, checked against each other, moved to a device."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ntkla.app.command_line.forecast_options import ForecastOptions
 from ntkla.app.command_line.notation import FIT, for_each, numbers
+from ntkla.app.command_line.task_options import TaskOptions
 from ntkla.app.failures import before, printable
 from ntkla.app.files.reading import read_head, read_task
 from ntkla.app.files.task_file import TaskFile
@@ -51,7 +51,7 @@ class Tasks:
     after: LinearHead | None
 
 
-def read(options: ForecastOptions) -> Files:
+def read(options: TaskOptions) -> Files:
     """Reads headers and heads, or fits a head, and checks that features and heads fit each other.
 
     Raises:
@@ -76,7 +76,7 @@ def read(options: ForecastOptions) -> Files:
     return Files(dict(zip(_names(olds, options.name), olds, strict=True)), new, head, after)
 
 
-def tasks(files: Files, options: ForecastOptions) -> Tasks:
+def tasks(files: Files, options: TaskOptions) -> Tasks:
     """Makes the tasks: outputs named, samples selected by their labels, every array checked.
 
     Raises:
