@@ -55,6 +55,14 @@ def test_the_json_is_what_the_library_says(path, features):
     assert found["cumulative"][-1] <= 1
 
 
+def test_modes_beyond_the_rank_are_said_to_name_no_direction(features, tmp_path):
+    file = tmp_path / "x.npy"
+    np.save(file, features[:, [3, 4, 5, 3]].numpy())
+    said = " ".join(run(file, "-k", 4).stdout.split())
+    assert "only 3 eigenvalues are certainly above 0: the other 1 that are listed name no direction" in said
+    assert "name no direction" not in run(file, "-k", 3).stdout
+
+
 def test_the_table_has_at_most_30_rows(path):
     result = run(path, "-k", 35)
     assert result.exit_code == 0, result.output

@@ -72,8 +72,18 @@ def _lines(found: Found) -> list[str]:
         str(modes.spectrum),
         f"{way}{cut}; vectors orthonormal within {modes.orthogonality:.1e}",
         f"complete: {_complete(modes)}; the next one is at most {modes.next_value_bound:.6g}",
+        *_without_direction(modes),
         as_options(str(modes.status)),
     ]
+
+
+def _without_direction(modes: Eigenmodes) -> list[str]:
+    """That some of the modes may be any direction at all, where that is so."""
+    zeros = int((modes.values <= modes.value_error).sum())
+    if not zeros:
+        return []
+    certain = modes.values.shape[0] - zeros
+    return [f"only {certain} eigenvalues are certainly above 0: the other {zeros} that are listed name no direction"]
 
 
 def _complete(modes: Eigenmodes) -> str:
