@@ -1,13 +1,16 @@
 """The design matrix: stored features, read as exact float64 row blocks.
 
-`DesignMatrix` is how every algorithm sees features: it adds the bias column (one more feature that is 1 for every
-sample) and widens narrow types block by block, so no second copy of the features is ever made.
+`Design` is how every algorithm sees features.  `DesignMatrix` is one stored tensor: it adds the bias column (one more
+feature that is 1 for every sample) and widens narrow types block by block, so no second copy of the features is ever
+made.  `stacked_design.StackedDesign` has more rows below one.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 
@@ -47,50 +50,57 @@ def _decoded(part: torch.Tensor, flushed: bool) -> torch.Tensor:
     return torch.where(subnormal, decoded, part.to(torch.float64))
 
 
-class DesignMatrix:
-    """Features [n, F], as stored, with an optional bias column: an exact n x columns matrix.
+class Part(NamedTuple):
+    """One stored tensor of a design, and the row of the design where its rows begin."""
+
+    start: int
+    design: DesignMatrix
+
+
+class Design(ABC):
+    """An exact n x columns matrix of float64 numbers that is read in blocks of rows.
 
     Attributes:
-        features: the stored tensor, any strides, float64 or narrower.
-        bias: whether column F is the constant 1.
-        rows, columns: n and F (+ 1 with a bias).
+        rows, columns: n and K.
         block_rows: rows in a block, a power of two between 256 and `MOST_BLOCK_ROWS`.
+        bias: whether the last column is the constant 1.
     """
 
-    def __init__(self, features: torch.Tensor, bias: bool = False) -> None:
-        require_conventional_products(features.device)
-        self.features = features
-        self.bias = bias
-        self.rows = features.shape[0]
-        self.columns = features.shape[1] + int(bias)
-        wanted = max(256, min(MOST_BLOCK_ROWS, _BLOCK_ENTRIES // self.columns))
-        self.block_rows = 1 << (wanted.bit_length() - 1)
-        self._flushed = flushes_subnormals()
+    rows: int
+    columns: int
+    block_rows: int
+    bias: bool
 
     @property
+    @abstractmethod
     def device(self) -> torch.device:
-        """The device of the features."""
-        return self.features.device
+        """Where the rows are."""
 
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The type that the features are stored in."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[Part, ...]:
+        """The stored tensors that it consists of, from the first row to the last."""
+
+    @abstractmethod
     def blocks(self, block_rows: int | None = None) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yields (rows, block): the block is float64 [m, columns], equal to the stored values, m at most `block_rows`.
 
-        A block may be a view of the features or of a buffer that the next one overwrites: use it, do not keep or
-        change it.
+        All blocks but the last have `block_rows` rows.  A block may be a view of the features or of a buffer that the
+        next one overwrites: use it, do not keep or change it.
         """
-        buffer: torch.Tensor | None = None
-        block_rows = self.block_rows if block_rows is None else block_rows
-        for start in range(0, self.rows, block_rows):
-            rows = slice(start, min(start + block_rows, self.rows))
-            part = self.features[rows]
-            if not self.bias and part.dtype == torch.float64:
-                yield rows, part
-                continue
-            if buffer is None:
-                buffer = torch.ones((block_rows, self.columns), dtype=torch.float64, device=self.device)
-            block = buffer[: part.shape[0]]
-            block[:, : part.shape[1]] = _decoded(part, self._flushed)
-            yield rows, block
+
+    @abstractmethod
+    def row_norms(self) -> torch.Tensor:
+        """Upper bounds of the row norms, float64 [n]."""
+
+    @abstractmethod
+    def selected(self, rows: torch.Tensor) -> Design:
+        """The same with some rows only, a mask [n]; they are copied."""
 
     def matmul(self, w: torch.Tensor) -> torch.Tensor:
         """Phi w in float64: w [columns, m] -> [n, m], off by at most pieced_gamma(columns) |Phi| |w|."""
@@ -126,6 +136,70 @@ class DesignMatrix:
         """The n of gamma_n for a sum over rows made block by block: within a piece, then over the pieces."""
         pieces = -(-min(self.block_rows, self.rows) // PIECE) * -(-self.rows // self.block_rows)
         return min(self.rows, PIECE) + pieces
+
+    def frobenius(self) -> float:
+        """Upper bound of the Frobenius norm."""
+        return float(norm_upper(self.row_norms()))
+
+    def flushed_mass(self) -> float:
+        """Upper bound of the Frobenius norm of what flushed float64 arithmetic may drop from the stored values."""
+        return TINY64 * math.sqrt(self.rows * self.columns)
+
+
+class DesignMatrix(Design):
+    """Features [n, F], as stored, with an optional bias column: an exact n x columns matrix.
+
+    Attributes:
+        features: the stored tensor, any strides, float64 or narrower.
+        bias: whether column F is the constant 1.
+        rows, columns: n and F (+ 1 with a bias).
+        block_rows: rows in a block, a power of two between 256 and `MOST_BLOCK_ROWS`.
+    """
+
+    def __init__(self, features: torch.Tensor, bias: bool = False) -> None:
+        require_conventional_products(features.device)
+        self.features = features
+        self.bias = bias
+        self.rows = features.shape[0]
+        self.columns = features.shape[1] + int(bias)
+        wanted = max(256, min(MOST_BLOCK_ROWS, _BLOCK_ENTRIES // self.columns))
+        self.block_rows = 1 << (wanted.bit_length() - 1)
+        self._flushed = flushes_subnormals()
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the features."""
+        return self.features.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the features."""
+        return self.features.dtype
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Itself."""
+        return (Part(0, self),)
+
+    def selected(self, rows: torch.Tensor) -> DesignMatrix:
+        """The same with some rows only, a mask [n]; they are copied."""
+        return DesignMatrix(self.features[rows], self.bias)
+
+    def blocks(self, block_rows: int | None = None) -> Iterator[tuple[slice, torch.Tensor]]:
+        """As for every `Design`."""
+        buffer: torch.Tensor | None = None
+        block_rows = self.block_rows if block_rows is None else block_rows
+        for start in range(0, self.rows, block_rows):
+            rows = slice(start, min(start + block_rows, self.rows))
+            part = self.features[rows]
+            if not self.bias and part.dtype == torch.float64:
+                yield rows, part
+                continue
+            if buffer is None:
+                buffer = torch.ones((block_rows, self.columns), dtype=torch.float64, device=self.device)
+            block = buffer[: part.shape[0]]
+            block[:, : part.shape[1]] = _decoded(part, self._flushed)
+            yield rows, block
 
     def row_norms(self) -> torch.Tensor:
         """Upper bounds of the row norms, float64 [n], in one pass without a copy of the features.
@@ -163,11 +237,3 @@ class DesignMatrix:
         for part in torch.split(self.features, self.block_rows):
             sums += torch.linalg.vector_norm(part, ord=1, dim=0, dtype=torch.float64)
         return torch.cat([sums, torch.full_like(sums[:1], self.rows)]) if self.bias else sums
-
-    def frobenius(self) -> float:
-        """Upper bound of the Frobenius norm."""
-        return float(norm_upper(self.row_norms()))
-
-    def flushed_mass(self) -> float:
-        """Upper bound of the Frobenius norm of what flushed float64 arithmetic may drop from the stored values."""
-        return TINY64 * math.sqrt(self.rows * self.columns)

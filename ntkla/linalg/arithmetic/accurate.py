@@ -36,7 +36,7 @@ from ntkla.linalg.arithmetic.slicing import (
     right_factors,
     slice_bits,
 )
-from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.design import Design
 from ntkla.linalg.precision import NEGLIGIBLE, SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
 from ntkla.linalg.solve.normal import BoundedMatrix
 from ntkla.linalg.solve.weights import SampleWeights
@@ -77,7 +77,7 @@ def accurate_sum(a: torch.Tensor, b: torch.Tensor, terms: list[torch.Tensor], le
     return Bounded(value, rounded_up(ordinary + summation + 2.0 * underflow))
 
 
-def accurate_outputs(design: DesignMatrix, w: torch.Tensor, targets: torch.Tensor) -> Bounded:
+def accurate_outputs(design: Design, w: torch.Tensor, targets: torch.Tensor) -> Bounded:
     """`Phi w - targets` for float64 w [columns, C] and targets [n, C], to about one rounding of each column's norm.
 
     Cost: `6 n columns C` operations; more where the result is smaller than 2^-20 of its terms.
@@ -89,7 +89,7 @@ def accurate_outputs(design: DesignMatrix, w: torch.Tensor, targets: torch.Tenso
     return found
 
 
-def _outputs_at(design: DesignMatrix, w: torch.Tensor, targets: torch.Tensor, level: int) -> Bounded:
+def _outputs_at(design: Design, w: torch.Tensor, targets: torch.Tensor, level: int) -> Bounded:
     value = torch.empty_like(targets, memory_format=torch.contiguous_format)
     squares = torch.zeros(w.shape[1], dtype=torch.float64, device=w.device)
     for rows, block in design.blocks():
@@ -100,7 +100,7 @@ def _outputs_at(design: DesignMatrix, w: torch.Tensor, targets: torch.Tensor, le
 
 
 def accurate_adjoint(
-    design: DesignMatrix, t: torch.Tensor, terms: list[torch.Tensor], weights: SampleWeights | None = None
+    design: Design, t: torch.Tensor, terms: list[torch.Tensor], weights: SampleWeights | None = None
 ) -> Bounded:
     """`Phi^T D t + sum(terms)` for float64 t [n, C], terms [columns, C].  Cost: 6 n columns C operations (8 with D)."""
     blocks = (_adjoint_of(block, rows, t[rows], weights) for rows, block in design.blocks())
@@ -122,7 +122,7 @@ def _adjoint_of(block: torch.Tensor, rows: slice, t: torch.Tensor, weights: Samp
     return Bounded(value, rounded_up(error + rounding))
 
 
-def _dropped(design: DesignMatrix, factor: torch.Tensor, weights: SampleWeights | None = None) -> torch.Tensor:
+def _dropped(design: Design, factor: torch.Tensor, weights: SampleWeights | None = None) -> torch.Tensor:
     """What a product with the features loses when flushed arithmetic drops subnormal numbers on either side.
 
     With weights it is what that leaves when both sides are scaled by powers of two, at most sqrt(2) times a root, and
@@ -136,7 +136,7 @@ def _dropped(design: DesignMatrix, factor: torch.Tensor, weights: SampleWeights 
     return 4.0 * reach * flushed * sizes + 64.0 * ends * reach * weights.frobenius
 
 
-def accurate_normal_matrix(design: DesignMatrix, weights: SampleWeights | None = None) -> BoundedMatrix:
+def accurate_normal_matrix(design: Design, weights: SampleWeights | None = None) -> BoundedMatrix:
     """`Phi^T D Phi` with an error of about one rounding, where `normal_matrix` counts many.  Cost: 6 n columns^2."""
     k = design.columns
     matrix = torch.empty((k, k), dtype=torch.float64, device=design.device)

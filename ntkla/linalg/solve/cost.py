@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ntkla.linalg import checks
-from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.design import Design
 
 ROUTES = ("auto", "primal", "dual")
 _FLOAT64 = 8
@@ -40,7 +40,7 @@ def route_cost(rows: int, columns: int, outputs: int, route: str = "auto") -> Ro
 
 
 def memory_estimate(
-    design: DesignMatrix,
+    design: Design,
     outputs: int,
     route: str,
     *,

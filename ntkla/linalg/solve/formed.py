@@ -12,7 +12,7 @@ import torch
 
 from ntkla.linalg.backends.dispatch import Call, kernel_wanted, last_dispatch
 from ntkla.linalg.backends.primitive import arithmetic
-from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.design import Design, DesignMatrix
 from ntkla.linalg.ops import gram
 from ntkla.linalg.solve.normal import float32_normal_matrix, gram_matrix, normal_matrix
 from ntkla.linalg.solve.weights import SampleWeights
@@ -28,41 +28,60 @@ class Formed(NamedTuple):
     kernel: str | None
 
 
-def formed_normal_matrix(design: DesignMatrix, weights: SampleWeights | None, dtype: torch.dtype) -> Formed:
+def formed_normal_matrix(design: Design, weights: SampleWeights | None, dtype: torch.dtype) -> Formed:
     """About `Phi^T D Phi` in `dtype`, float32 or float64, exactly symmetric.
 
     Raises:
         BackendError: Triton is forced and cannot run.
     """
     double = dtype == torch.float64
-    if not _gram_wanted(design.features.T, double):
+    if not _gram_wanted(design.parts[0].design.features.T, double):
         matrix = normal_matrix(design, weights).matrix if double else float32_normal_matrix(design, weights)
         return Formed(matrix, None)
     matrix = torch.zeros((design.columns, design.columns), dtype=dtype, device=design.device)
     step = max(1, _SLAB_ENTRIES // design.columns)
-    for start in range(0, design.rows, step):
-        rows = slice(start, start + step)
-        if weights is None:
-            _add_squares(matrix, design.features[rows], design.bias, double)
-        else:
-            roots = weights.roots[rows, None].to(dtype)
-            scaled = design.features[rows].to(dtype) * roots
-            _add_squares(matrix, torch.cat([scaled, roots], 1) if design.bias else scaled, False, double)
+    for first, part in design.parts:
+        roots = None if weights is None else weights.roots[first : first + part.rows, None].to(dtype)
+        for start in range(0, part.rows, step):
+            rows = slice(start, start + step)
+            if roots is None:
+                _add_squares(matrix, part.features[rows], part.bias, double)
+            else:
+                scaled = part.features[rows].to(dtype) * roots[rows]
+                _add_squares(matrix, torch.cat([scaled, roots[rows]], 1) if part.bias else scaled, False, double)
     return Formed(matrix, last_dispatch())
 
 
-def formed_gram_matrix(design: DesignMatrix) -> Formed:
+def formed_gram_matrix(design: Design) -> Formed:
     """About `Phi Phi^T` in float64, exactly symmetric.
 
     Raises:
         BackendError: Triton is forced and cannot run.
     """
+    if not isinstance(design, DesignMatrix):
+        return _formed_by_parts(design)
     if not _gram_wanted(design.features, True):
         return Formed(gram_matrix(design).matrix, None)
     matrix = torch.zeros((design.rows, design.rows), dtype=torch.float64, device=design.device)
     for columns in torch.split(design.features, max(1, _SLAB_ENTRIES // design.rows), dim=1):
         matrix += gram(columns, precision="float64")
     return Formed(matrix.add_(float(design.bias)), last_dispatch())
+
+
+def _formed_by_parts(design: Design) -> Formed:
+    """The Gram matrices of all parts, and their products with one another."""
+    matrix = torch.empty((design.rows, design.rows), dtype=torch.float64, device=design.device)
+    kernel = None
+    for first, part in design.parts:
+        own = slice(first, first + part.rows)
+        matrix[own, own], formed_by = formed_gram_matrix(part)
+        kernel = formed_by if kernel is None else kernel
+        for start, earlier in design.parts:
+            if start < first:
+                other = slice(start, start + earlier.rows)
+                matrix[other, own] = earlier.matmul(torch.cat([block.T for _, block in part.blocks()], 1))
+                matrix[own, other] = matrix[other, own].T
+    return Formed(matrix, kernel)
 
 
 def _gram_wanted(x: torch.Tensor, double: bool) -> bool:

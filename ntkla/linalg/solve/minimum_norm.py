@@ -29,7 +29,7 @@ from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.doubled import Doubled, add
 from ntkla.linalg.arithmetic.slicing import HIGHEST_LEVEL
 from ntkla.linalg.checks import LARGEST_ENTRY, LEAST_PENALTY
-from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.design import Design
 from ntkla.linalg.errors import ScaleError
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
 from ntkla.linalg.solve.cost import ROUTES
@@ -137,7 +137,7 @@ Solution = Refinement | RowRankRefinement | TruncatedSolution
 
 
 def minimum_norm(
-    design: DesignMatrix, targets: torch.Tensor, *, free_bias: bool, route: str, weights: SampleWeights | None = None
+    design: Design, targets: torch.Tensor, *, free_bias: bool, route: str, weights: SampleWeights | None = None
 ) -> tuple[Solution, Stability, str, RankDecision, int]:
     """Decides the rank, certifies it where it is full, and returns (solution, stability, route, rank, memory estimate).
 
@@ -213,7 +213,7 @@ def certified_least(gram: tuple[torch.Tensor, float]) -> float:
 
 
 def _truncated(
-    design: DesignMatrix, targets: torch.Tensor, free_bias: bool, weights: SampleWeights | None
+    design: Design, targets: torch.Tensor, free_bias: bool, weights: SampleWeights | None
 ) -> tuple[RankDecision, torch.Tensor]:
     """The numerical rank of the (centred) features and the truncated singular value solution [K, C]."""
     dense = torch.cat([block.clone() for _, block in design.blocks()])

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 
 from ntkla.linalg.arithmetic.products import PIECE, add_square
-from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.design import Design, DesignMatrix
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma
 from ntkla.linalg.solve.weights import SampleWeights
 
@@ -34,7 +34,7 @@ class BoundedMatrix(NamedTuple):
     error: float
 
 
-def normal_matrix(design: DesignMatrix, weights: SampleWeights | None = None) -> BoundedMatrix:
+def normal_matrix(design: Design, weights: SampleWeights | None = None) -> BoundedMatrix:
     """`Phi^T D Phi` in float64, exactly symmetric, columns x columns, with the bound of `||matrix - exact||_2`.
 
     Cost: n columns^2 operations (one triangle only) and one float64 block of the features at a time (two with weights).
@@ -46,10 +46,15 @@ def normal_matrix(design: DesignMatrix, weights: SampleWeights | None = None) ->
     return BoundedMatrix(matrix, _rounding(matrix, design, weights))
 
 
-def float32_normal_matrix(design: DesignMatrix, weights: SampleWeights | None = None) -> torch.Tensor:
+def float32_normal_matrix(design: Design, weights: SampleWeights | None = None) -> torch.Tensor:
     """About `Phi^T D Phi` in float32, exactly symmetric, for a preconditioner: no bound and no float64 block."""
     if weights is not None:
         return _weighted_float32(design, weights)
+    matrices = [_float32(part) for _, part in design.parts]
+    return matrices[0] if len(matrices) == 1 else torch.stack(matrices).sum(0)
+
+
+def _float32(design: DesignMatrix) -> torch.Tensor:
     features, columns = design.features, design.features.shape[1]
     matrix = torch.zeros((columns, columns), dtype=torch.float32, device=design.device)
     with torch.autocast(design.device.type, enabled=False):
@@ -63,11 +68,13 @@ def float32_normal_matrix(design: DesignMatrix, weights: SampleWeights | None = 
     return torch.cat([torch.cat([matrix, sums.T], 1), torch.cat([sums, corner], 1)])
 
 
-def gram_matrix(design: DesignMatrix) -> BoundedMatrix:
+def gram_matrix(design: Design) -> BoundedMatrix:
     """`Phi Phi^T` in float64, exactly symmetric, n x n, with the bound of `||matrix - exact||_2`.
 
-    Cost: n^2 columns operations (the lower triangle only).
+    Cost: n^2 columns operations (the lower triangle only); a design of several parts is copied.
     """
+    if not isinstance(design, DesignMatrix):
+        design = DesignMatrix(torch.cat([block.clone() for _, block in design.blocks()]))
     transposed = DesignMatrix(design.features.T)
     matrix = normal_matrix(transposed).matrix
     if design.bias:
@@ -85,25 +92,26 @@ def _mirrored(accumulator: torch.Tensor) -> torch.Tensor:
     return accumulator.tril() + accumulator.tril(-1).T
 
 
-def _weighted_float32(design: DesignMatrix, weights: SampleWeights) -> torch.Tensor:
+def _weighted_float32(design: Design, weights: SampleWeights) -> torch.Tensor:
     """The same with weights: the bias's column holds the roots, like every other one."""
     matrix = torch.zeros((design.columns, design.columns), dtype=torch.float32, device=design.device)
-    roots = weights.roots.to(torch.float32)[:, None]
     with torch.autocast(design.device.type, enabled=False):
-        for start in range(0, design.rows, design.block_rows):
-            rows = slice(start, start + design.block_rows)
-            scaled = design.features[rows].to(torch.float32) * roots[rows]
-            add_square(matrix, torch.cat([scaled, roots[rows]], 1) if design.bias else scaled)
+        for first, part in design.parts:
+            roots = weights.roots[first : first + part.rows].to(torch.float32)[:, None]
+            for start in range(0, part.rows, part.block_rows):
+                rows = slice(start, start + part.block_rows)
+                scaled = part.features[rows].to(torch.float32) * roots[rows]
+                add_square(matrix, torch.cat([scaled, roots[rows]], 1) if part.bias else scaled)
     return _mirrored(matrix)
 
 
-def _rounding(matrix: torch.Tensor, summed: DesignMatrix, weights: SampleWeights | None = None) -> float:
+def _rounding(matrix: torch.Tensor, summed: Design, weights: SampleWeights | None = None) -> float:
     """gamma tr(S), plus what underflow and flushed subnormals may have dropped; the sums ran over `summed.rows`."""
     edge = matrix.shape[0]
     pieces = -(-summed.rows // PIECE) + -(-summed.rows // summed.block_rows)
     per_entry = gamma(min(summed.rows, PIECE) + pieces + (1 if weights is None else 7))
     trace = float(matrix.diagonal().sum()) * (1.0 + gamma(edge)) / (1.0 - per_entry)
-    if trace == 0.0 and exactly_zero(summed.features):
+    if trace == 0.0 and all(exactly_zero(part.features) for _, part in summed.parts):
         return 0.0
     flushed = summed.flushed_mass()
     if weights is not None:

@@ -21,7 +21,7 @@ import torch
 
 from ntkla.linalg.arithmetic.doubled import Doubled
 from ntkla.linalg.arithmetic.products import add_matmul, pieced_gamma, pieced_matmul
-from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.design import Design
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
 from ntkla.linalg.solve.weights import SampleWeights
 
@@ -39,7 +39,7 @@ class NormalProblem:
         weights: D, or None for the identity.
     """
 
-    design: DesignMatrix
+    design: Design
     targets: torch.Tensor
     diagonals: tuple[torch.Tensor, ...]
     shift: Doubled | None

@@ -14,7 +14,7 @@ import torch
 
 from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.doubled import two_product
-from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.design import Design
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, UNIT_ROUNDOFF
 from ntkla.linalg.results import Result
 from ntkla.linalg.solve.cost import memory_estimate, route_cost
@@ -115,7 +115,7 @@ class NormalSolve:
 
 
 def prepare(
-    design: DesignMatrix,
+    design: Design,
     targets: torch.Tensor,
     *,
     ridge: float,
@@ -182,7 +182,7 @@ def _candidates(problem: NormalProblem, penalty: float, free_bias: bool, route: 
     else:
         # A float32 Gram is off by about u tr(S): with tr(S) / penalty that bounds how much a correction leaves.
         left = UNIT_ROUNDOFF[torch.float32] * problem.frobenius**2 / penalty
-        if problem.design.features.dtype != torch.float64 and left < _FLOAT32_CONTRACTION:
+        if problem.design.dtype != torch.float64 and left < _FLOAT32_CONTRACTION:
             chain.append(("cholesky:float32", cholesky(torch.float32)))
         chain.append(("cholesky:float64", cholesky(torch.float64)))
     chain.append(("qr:float64", lambda: QRFactor.build(problem)))

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.design import Design, DesignMatrix
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_lower, norm_upper, rounded_up
 from ntkla.linalg.solve.normal_problem import Residual
 from ntkla.linalg.solve.weights import SampleWeights
@@ -76,9 +76,7 @@ class Stability:
     largest_root: float = 1.0
 
     @classmethod
-    def ridge(
-        cls, penalty: float, design: DesignMatrix, free_bias: bool, weights: SampleWeights | None = None
-    ) -> Stability:
+    def ridge(cls, penalty: float, design: Design, free_bias: bool, weights: SampleWeights | None = None) -> Stability:
         """For a penalty > 0 on every feature, and on the bias unless it is free."""
         least = penalty / SHORT_CHAIN
         frobenius = design.frobenius() if weights is None else weights.frobenius
@@ -93,7 +91,7 @@ class Stability:
         return cls(least, gain, mass, centre, error * SHORT_CHAIN, radius, root)
 
     @classmethod
-    def full_rank(cls, least: float, design: DesignMatrix, weights: SampleWeights | None = None) -> Stability:
+    def full_rank(cls, least: float, design: Design, weights: SampleWeights | None = None) -> Stability:
         """For no penalty and a certified lower bound > 0 of the least eigenvalue of Phi^T D Phi (or of Phi Phi^T)."""
         gain = SHORT_CHAIN / math.sqrt(least)
         if weights is None:
@@ -158,7 +156,7 @@ class Stability:
         """Upper bound of the error of a free bias: it is the offset less m times the error of the weights."""
         return rounded_up(error.offset + self.centre_norm * error.weights)
 
-    def row_distances(self, design: DesignMatrix) -> torch.Tensor:
+    def row_distances(self, design: Design) -> torch.Tensor:
         """Upper bounds of ||phi_i - centre|| (of ||[phi_i, 1]|| when nothing is centred), float64 [n]."""
         if self.centre is None:
             return design.row_norms()
@@ -170,8 +168,9 @@ class Stability:
         return rounded_up(out)
 
 
-def _centre(design: DesignMatrix, weights: SampleWeights | None) -> tuple[torch.Tensor, float]:
+def _centre(design: Design, weights: SampleWeights | None) -> tuple[torch.Tensor, float]:
     """The (weighted) mean of the features, [F], and the 2-norm bound of its rounding."""
+    assert isinstance(design, DesignMatrix), "a free bias is eliminated through its column of ones"
     ones = torch.ones((design.rows, 1), dtype=torch.float64, device=design.device)
     features = DesignMatrix(design.features)
     if weights is None:

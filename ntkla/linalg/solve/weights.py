@@ -21,7 +21,7 @@ from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.doubled import Doubled, column_sum, two_product, two_sum
 from ntkla.linalg.arithmetic.slicing import power_of_two
 from ntkla.linalg.checks import LARGEST_ENTRY
-from ntkla.linalg.design import DesignMatrix, widened
+from ntkla.linalg.design import Design, widened
 from ntkla.linalg.errors import ArgumentError, ScaleError, ShapeError
 from ntkla.linalg.precision import NEGLIGIBLE, SHORT_CHAIN, U64, norm_upper
 
@@ -76,14 +76,14 @@ class SampleWeights:
     plain_frobenius: float
 
     @classmethod
-    def checked(cls, name: str, x: object, design: DesignMatrix, targets: torch.Tensor) -> SampleWeights:
+    def checked(cls, name: str, x: object, design: Design, targets: torch.Tensor) -> SampleWeights:
         """For weights as a caller gives them: `sample_weights` and `of` say what is refused."""
         values = sample_weights(name, x, design.rows)
-        checks.one_device(**{name: values, "features": design.features})
+        checks.one_device(**{name: values, "features": design.parts[0].design.features})
         return cls.of(values, design, targets)
 
     @classmethod
-    def of(cls, values: torch.Tensor, design: DesignMatrix, targets: torch.Tensor) -> SampleWeights:
+    def of(cls, values: torch.Tensor, design: Design, targets: torch.Tensor) -> SampleWeights:
         """For checked weights [n], the features, and targets [n, C] that are in range without them.
 
         Raises:
@@ -133,12 +133,12 @@ class SampleWeights:
         half = torch.div(torch.frexp(self.values[rows, None]).exponent, 2, rounding_mode="floor")
         return power_of_two(half), self.values[rows, None] * power_of_two(-2 * half)
 
-    def counted(self, design: DesignMatrix, targets: torch.Tensor) -> tuple[DesignMatrix, torch.Tensor, SampleWeights]:
+    def counted(self, design: Design, targets: torch.Tensor) -> tuple[Design, torch.Tensor, SampleWeights]:
         """Features, targets and weights of the samples whose weight is above 0; a copy where some are left out."""
         positive = self.values > 0
         if bool(positive.all()):
             return design, targets, self
-        kept, left = DesignMatrix(design.features[positive], design.bias), targets[positive]
+        kept, left = design.selected(positive), targets[positive]
         return kept, left, SampleWeights.of(self.values[positive], kept, left)
 
     def mean(self, outputs: torch.Tensor) -> torch.Tensor:
