@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 
+from ntkla.forgetting.probes import later, require_reference, require_same_probes
 from ntkla.linalg import checks
 from ntkla.linalg.eigen.modes import Eigenmodes
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
+from ntkla.models.digest import inputs_of
 from ntkla.models.extraction import features
 
 
@@ -45,9 +47,12 @@ class SpectralPenalty(torch.nn.Module):
     Attributes:
         count: k, the modes of the whole kernel that are protected.
 
-    A module without parameters: `basis` and `reference` are buffers, so `.to()`, `state_dict` and `load_state_dict`
-    treat them as those of any module.  Several old tasks: one penalty each, added.  Differentiable in the outputs;
-    works under `torch.compile` and under autocast, where it computes in float32 at least.
+    A module without parameters: `basis`, `values` and `reference` are buffers, so `.to()`, `state_dict` and
+    `load_state_dict` treat them as those of any module.  Several old tasks: one penalty each, added.  Differentiable in
+    the outputs; works under `torch.compile` and under autocast, where it computes in float32 at least.
+
+    The outputs do not show whose they are: probes in another order give a finite penalty, of something else.  Before a
+    training call `penalty.check_reference(model(probes))`; `check_probes(features)` does the same by features.
 
     Raises:
         DtypeError, ShapeError, DeviceError, NonFiniteError, ScaleError
@@ -57,6 +62,7 @@ class SpectralPenalty(torch.nn.Module):
     """
 
     basis: torch.Tensor
+    values: torch.Tensor
     reference: torch.Tensor
     roots: torch.Tensor | None
 
@@ -92,7 +98,9 @@ class SpectralPenalty(torch.nn.Module):
         # A cut through the copies of the last mode leaves some outputs of its row unprotected.
         self.last = len(modes.values) % kept.shape[1] if modes.output_index is not None else 0
         self.order, self.stacked = modes.order, modes.outputs is not None
+        self.copies = 1 if modes.output_index is None else modes.spectrum.multiplicity
         self.register_buffer("basis", modes.basis.to(dtype))
+        self.register_buffer("values", modes.values.to(dtype))
         self.register_buffer("reference", kept.detach().to(dtype).clone())
         self.register_buffer("roots", None if modes.softmax is None else modes.softmax.root.roots.to(dtype))
 
@@ -113,8 +121,8 @@ class SpectralPenalty(torch.nn.Module):
 
         Args:
             model: returns outputs [n, C]; it is run twice, undisturbed, as `ntkla.models.features` says.
-            loader: of probes, in an order that stays: it must give the same probes again, and every call of the penalty
-                takes the outputs on all of them.
+            loader: of probes, in an order that stays: it must give the same inputs again, whatever random numbers were
+                drawn between, and every call of the penalty takes the outputs on all of them.
             k: k_G, how many modes of the probes' Gram matrix are protected, each for all outputs.
             layer: name of the submodule whose output is the input of the linear head.
             weight, columns: as above.
@@ -122,13 +130,23 @@ class SpectralPenalty(torch.nn.Module):
             dtype: of the features.
 
         Raises:
-            ArgumentError: a `DataLoader` that shuffles.  Else as `ntkla.models.features` and `ntkla.eigenmodes`.
+            ArgumentError: a loader that shuffles, or gave other inputs the second time.  Else as
+                `ntkla.models.features` and `ntkla.eigenmodes`.
         """
         samplers = [getattr(x, "sampler", None) for x in (loader, getattr(loader, "batch_sampler", None))]
         if any(isinstance(sampler, torch.utils.data.RandomSampler) for sampler in samplers):
             raise ArgumentError("loader: expected one that keeps its order, got one that shuffles. Pass shuffle=False.")
-        probes = features(model, loader, layer=layer, dtype=dtype)
-        now = features(model, loader, dtype=dtype).features
+        if not isinstance(model, torch.nn.Module):
+            raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}.")
+        with inputs_of(model) as first:
+            probes = features(model, loader, layer=layer, dtype=dtype)
+        with inputs_of(model) as second, later(probes.features.device):
+            now = features(model, loader, dtype=dtype).features
+        if first != second:
+            raise ArgumentError(
+                "loader: expected the same inputs in the same order each time, got others the second time. "
+                "Leave out what shuffles or augments at random; for probes at hand pass x.split(256)."
+            )
         kept = now if columns is None else now[:, _within(_columns(columns), now)]
         return cls(eigenmodes(probes.features, k, bias=bias), kept, weight, columns=columns)
 
@@ -140,6 +158,51 @@ class SpectralPenalty(torch.nn.Module):
             NonFiniteError: the sum is NaN or infinite, because an output is, or is so large that its square overflows.
                 A GPU has to be waited for to see that; while torch compiles it is not looked for.
         """
+        selected = self._selected(outputs)
+        wide = torch.promote_types(selected.dtype, torch.promote_types(self.reference.dtype, torch.float32))
+        with torch.autocast(selected.device.type, enabled=False):
+            moved = selected.to(wide) - self.reference.to(wide)
+            total = self._coefficients(moved).square().sum() * (self.weight / self.count)
+        if not torch.compiler.is_compiling() and not bool(torch.isfinite(total.detach())):
+            raise NonFiniteError(
+                "outputs: the penalty is NaN or infinite; an output is, or its square is. "
+                "Lower the learning rate, or the weight."
+            )
+        return total
+
+    def check_reference(self, outputs: torch.Tensor, *, tol: float | None = None) -> None:
+        """Passes when the outputs are those of the reference: once before the training, when nothing has moved yet.
+
+        Args:
+            outputs: of the model that the reference was made by, as `forward` takes them.
+            tol: how far a row may be off, relative to its norm or the root mean square of all rows' norms, whichever is
+                larger; None: half of the digits of the type, `sqrt(u)`, 2.4e-4 for float32.
+
+        Raises:
+            ArgumentError: some rows differ by more: other probes, another order, or a model that was trained since.
+            DtypeError, ShapeError, NonFiniteError, ScaleError
+        """
+        selected = checks.matrix("outputs", self._selected(outputs))
+        checks.one_device(outputs=selected, penalty=self.reference)
+        require_reference(selected, self.reference, tol)
+
+    def check_probes(self, features: torch.Tensor) -> None:
+        """Passes when the protected modes are modes of these features' Gram matrix, with a bias or without.
+
+        Args:
+            features: [n, F], of the probes in their order.  Half of the digits of their type must agree.
+
+        Raises:
+            ArgumentError: they are others, or the same in an order that matters; or the modes are those of another
+                kernel, which does not tell its features.
+            DtypeError, ShapeError, NonFiniteError, ScaleError, DeviceError
+        """
+        if self.stacked:
+            raise ArgumentError("features: the modes are not those of a Gram matrix of features. Use check_reference.")
+        require_same_probes(features, self.basis, self.values[:: self.copies])
+
+    def _selected(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The columns that count, of outputs that fit the reference."""
         if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
             came = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
             raise ShapeError(f"outputs: expected a tensor [n, C], one row a probe, got {came}.")
@@ -151,16 +214,7 @@ class SpectralPenalty(torch.nn.Module):
                 f"outputs: expected {tuple(self.reference.shape)}, the probes and outputs of the reference, got "
                 f"{tuple(selected.shape)}. Pass the model's outputs for exactly those probes, in their order."
             )
-        wide = torch.promote_types(selected.dtype, torch.promote_types(self.reference.dtype, torch.float32))
-        with torch.autocast(selected.device.type, enabled=False):
-            moved = selected.to(wide) - self.reference.to(wide)
-            total = self._coefficients(moved).square().sum() * (self.weight / self.count)
-        if not torch.compiler.is_compiling() and not bool(torch.isfinite(total.detach())):
-            raise NonFiniteError(
-                "outputs: the penalty is NaN or infinite; an output is, or its square is. "
-                "Lower the learning rate, or the weight."
-            )
-        return total
+        return selected
 
     def _coefficients(self, moved: torch.Tensor) -> torch.Tensor:
         """`U^T (f - f_ref)`, in the metric of cross-entropy where the modes are."""

@@ -49,7 +49,7 @@ class Batch:
 
     def device(self) -> torch.device:
         """Where its first tensor lies."""
-        return next(_tensors((self.arguments, self.keywords))).device
+        return next(tensors((self.arguments, self.keywords))).device
 
 
 def batches(loader: Iterable[Any]) -> Iterator[Batch]:
@@ -119,7 +119,7 @@ def _batch(name: str, item: Any) -> Batch:
         arguments, keywords = (), {str(key): value for key, value in item.items() if key not in _LABEL_KEYS}
     else:
         arguments, keywords = tuple(item) if isinstance(item, (tuple, list)) else (item,), {}
-    first = next(_tensors((arguments, keywords)), None)
+    first = next(tensors((arguments, keywords)), None)
     if first is None:
         raise ArgumentError(
             f"{name}: expected {_FORMS}, got no tensor among its inputs ({type(item).__name__}). Collate samples into "
@@ -155,13 +155,13 @@ def _samples(arguments: tuple[Any, ...], keywords: dict[str, Any], labels: torch
     return None
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def tensors(value: Any) -> Iterator[torch.Tensor]:
     """Every tensor in nested tuples, lists and mappings."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (tuple, list, Mapping)):
         for inner in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(inner)
+            yield from tensors(inner)
 
 
 def _moved(value: Any, device: torch.device) -> Any:
