@@ -16,6 +16,7 @@ from ntkla.forgetting.overlap import TaskOverlap, task_overlap
 from ntkla.forgetting.post_mortem import post_mortem
 from ntkla.forgetting.post_mortem_result import PostMortem
 from ntkla.forgetting.predict import predict_forgetting
+from ntkla.forgetting.protection import ProtectedModes, Protection
 from ntkla.forgetting.ranks import Rank, effective_rank, vulnerable_rank
 from ntkla.forgetting.report import ForgettingReport, ForgettingReports
 from ntkla.forgetting.samples import SampleDrift
@@ -88,6 +89,8 @@ __all__ = [
     "NotCertifiedError",
     "NtklaError",
     "PostMortem",
+    "ProtectedModes",
+    "Protection",
     "Rank",
     "RidgeError",
     "RidgeSolution",

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import torch
 
 from ntkla.forgetting.drift_bound import Drift, RowSizes, drift_of, drift_scale, root_mean_square
+from ntkla.forgetting.grouped import GroupedSolve
 from ntkla.forgetting.trained import TrainedUpdate
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.precision import NEGLIGIBLE, norm_upper, ratio
 from ntkla.linalg.results import Result
-from ntkla.linalg.solve.normal_solver import NormalSolve, SolveDiagnostics
-from ntkla.linalg.solve.refine import relative_goal
+from ntkla.linalg.solve.normal_solver import SolveDiagnostics
 from ntkla.linalg.solve.stability import SolutionError
 from ntkla.linalg.status import CERTIFIED, Status
 
@@ -100,16 +100,16 @@ class _Seen(NamedTuple):
         return cls(drift, scale, ratio(size, scale))
 
 
-def drifts_at_the_optimum(views: Sequence[View], solve: NormalSolve) -> list[Forgetting]:
+def drifts_at_the_optimum(views: Sequence[View], solve: GroupedSolve) -> list[Forgetting]:
     """Refines until the relative bound of every drift, not only of the update, meets the tolerance."""
-    tolerance, solution = solve.tolerance, solve.solution
+    tolerance = solve.tolerance
     sizes = [RowSizes.of(view.design, solve.stability) for view in views]
 
     def seen() -> list[_Seen]:
-        x, error = solution.x.high, solve.error
+        x, error = solve.x, solve.error
         return [_Seen.of(view, x, error, size, tolerance) for view, size in zip(views, sizes, strict=True)]
 
-    solution.reach(relative_goal(tolerance, solve.stability))
+    solve.reach_tolerance()
     found = seen()
     wanted = math.inf
     for drift, scale, _ in found:
@@ -118,9 +118,9 @@ def drifts_at_the_optimum(views: Sequence[View], solve: NormalSolve) -> list[For
             # The drift is smaller than the norms suggest: the update has to be better by the ratio.
             wanted = min(wanted, max(solve.error.size() * room / drift.from_update / 4, NEGLIGIBLE))
     if wanted < math.inf:
-        solution.reach(lambda _: wanted)
+        solve.reach(wanted)
         found = seen()
-    bound, x = solve.stability.whole(solve.error), solution.x.high
+    bound, x = solve.stability.whole(solve.error), solve.x
     return [
         _forgetting(view, x, bound, one, solve.route, solve.status(one.relative), solve.diagnostics(one.relative))
         for view, one in zip(views, found, strict=True)

@@ -9,9 +9,11 @@ from typing import overload
 
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.learning import Learning
+from ntkla.forgetting.protection import Penalty, Protection, protected_tasks
 from ntkla.forgetting.ranks import share_between_0_and_1
 from ntkla.forgetting.report import ForgettingReport, ForgettingReports
 from ntkla.forgetting.shared_head import drifts_of_tasks, outputs_of
+from ntkla.forgetting.spectral_penalty import SpectralPenalty
 from ntkla.forgetting.task_report import Wanted, report_of
 from ntkla.forgetting.tasks import Task, require_labels_below, require_outputs
 from ntkla.forgetting.training import Training
@@ -21,6 +23,7 @@ from ntkla.linalg.errors import ArgumentError
 
 Olds = Task | Mapping[str, Task] | Sequence[Task]
 Modes = FeatureModes | Mapping[str, FeatureModes]
+Penalties = Penalty | Mapping[str, SpectralPenalty | Protection]
 
 
 @overload
@@ -33,6 +36,7 @@ def forecast(
     penalize_bias: bool = True,
     weight_decay: float = 0.0,
     training: Training | None = None,
+    penalty: Penalties | None = None,
     modes: FeatureModes | None = None,
     q: float = 0.9,
     top: int = 10,
@@ -52,6 +56,7 @@ def forecast(
     penalize_bias: bool = True,
     weight_decay: float = 0.0,
     training: Training | None = None,
+    penalty: Penalties | None = None,
     modes: Mapping[str, FeatureModes] | None = None,
     q: float = 0.9,
     top: int = 10,
@@ -70,6 +75,7 @@ def forecast(
     penalize_bias: bool = True,
     weight_decay: float = 0.0,
     training: Training | None = None,
+    penalty: Penalties | None = None,
     modes: Modes | None = None,
     q: float = 0.9,
     top: int = 10,
@@ -89,6 +95,11 @@ def forecast(
         penalize_bias: whether ridge and weight decay apply to the bias as to any weight.
         weight_decay: absolute, >= 0, pulls towards zero.
         training: None for the optimum, or `GradientDescent` / `GradientFlow` for training that stops early.
+        penalty: what is added to the loss to protect old tasks, in a mapping from their names: a `SpectralPenalty`,
+            whose probes are that task's samples in their order, or a `Protection`, whose probes have features of their
+            own.  One of these, or a sequence, where the names play no part.  `columns` of a penalty are outputs of the
+            head; a penalty without is of all, or of those that its task uses.  Its reference is compared with what the
+            head says about the probes.  Needs `penalize_bias`.
         modes: the old features' modes when they are known: the `modes` of an earlier report, or a mapping from names.
         q: the share for k_G and k*.
         top: how many of the samples that drift most are told one by one.
@@ -114,6 +125,7 @@ def forecast(
         route=route,
         tol=tol,
         strict=strict,
+        protected=protected_tasks(penalty, olds, head.outputs),
     )
     wanted = Wanted(share_between_0_and_1(q), checks.integer("top", top, least=0))
     known = _named_modes({next(iter(olds)): modes} if isinstance(old, Task) else modes, olds)
@@ -128,7 +140,8 @@ def forecast(
             }
     if isinstance(old, Task):
         return next(iter(reports.values()))
-    return ForgettingReports(reports, str(learning), seconds)
+    told = tuple(one.told for one in learning.protected)
+    return ForgettingReports(reports, str(learning), seconds, told)
 
 
 def _named(old: object) -> dict[str, Task]:

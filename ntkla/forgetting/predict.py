@@ -7,7 +7,8 @@ Objective (Prop. 1 of "Catastrophic Forgetting is Low-Rank", arXiv 2606.18024; s
 
 over the samples i of the new task, w_i = 1 unless weights are given.  With D = diag(w), its minimiser moves the head by
 `dW^T = -(Phi_B^T D Phi_B + (ridge + weight_decay) I)^-1 (Phi_B^T D R_B + weight_decay W_A^T)`
-and the old predictions by `dF_A = Phi_A dW^T`.
+and the old predictions by `dF_A = Phi_A dW^T`.  Penalties that protect modes of old tasks are further samples of the
+same objective (`pseudo_samples.py`).
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from dataclasses import replace
 import torch
 
 from ntkla.forgetting.drifts import Forgetting, View, drifts_after_training, drifts_at_the_optimum
+from ntkla.forgetting.grouped import GroupedSolve, grouped_training
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.learning import Learning
-from ntkla.forgetting.trained import trained_update
+from ntkla.forgetting.protection import Penalty, protected_outputs
+from ntkla.forgetting.pseudo_samples import PseudoSamples, System, systems
+from ntkla.forgetting.trained import TrainedUpdate, trained_update
 from ntkla.forgetting.training import Training
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.errors import ArgumentError, ShapeError
-from ntkla.linalg.solve.normal_solver import prepare
+from ntkla.linalg.solve.normal_solver import NormalSolve, prepare
 from ntkla.linalg.solve.weights import SampleWeights
 
 
@@ -40,6 +44,7 @@ def predict_forgetting(
     weight_decay: float = 0.0,
     head: LinearHead | None = None,
     training: Training | None = None,
+    penalty: Penalty | None = None,
     weights: torch.Tensor | None = None,
     residual_error: torch.Tensor | None = None,
     route: str = "auto",
@@ -56,8 +61,12 @@ def predict_forgetting(
         bias: whether the head has a bias, one more feature that is 1 for every sample.
         penalize_bias: whether ridge and weight decay apply to the bias as to any weight.
         weight_decay: absolute, >= 0, pulls towards zero; needs `head`.  `from_torch_sgd` converts torch's convention.
-        head: the old head W_A; used only with `weight_decay`.
+        head: the old head W_A; used only with `weight_decay` and `penalty`.
         training: None for the optimum, or `GradientDescent` / `GradientFlow` for training that stops early.
+        penalty: a `SpectralPenalty` that is added to the loss, whose probes are the old features in their order; or a
+            `Protection`, whose probes have features of their own; or several of either.  It compares its reference with
+            what `head` says about the probes; without a head the reference is taken to be exactly that.  `columns` of
+            a penalty are the residual's.  Needs `penalize_bias`.
         weights: [n_B], of each new sample in the loss, any of these dtypes, taken as exact: each 0 (the sample is left
             out) or at least 1.2e-271, one at least above 0; None for 1 each.
         residual_error: [C], bounds of the 2-norm of each residual column's own error, which the bounds then include;
@@ -74,7 +83,9 @@ def predict_forgetting(
         TrainingDivergesError, NotCertifiedError
 
     Cost: `n_B F min(n_B, F)` operations for the factor, `4 n_B F C` for each residual (3 or 6 times that at level 1 or
-    2), `2 n_A F C` for the drift.  Deterministic for fixed inputs (strides included), device, versions and threads.
+    2), `2 n_A F C` for the drift.  A penalty of k modes counts as k more samples, whose features cost `6 n F k`;
+    outputs that different penalties cover are solved apart.
+    Deterministic for fixed inputs (strides included), device, versions and threads.
     """
     features_old = checks.matrix("features_old", features_old)
     features_new = checks.matrix("features_new", features_new, columns=features_old.shape[1])
@@ -89,6 +100,7 @@ def predict_forgetting(
         route=route,
         tol=tol,
         strict=strict,
+        protected=protected_outputs(penalty, features_old, residual_new.shape[1]),
     )
     bias = checks.flag("bias", bias)
     inexact = None if residual_error is None else _residual_error(residual_error, residual_new)
@@ -112,47 +124,78 @@ def drifts(
     Head and weights are checked here.
     """
     # The drifts, their bounds, and what lies between while they are made.
+    outputs = residual.shape[1]
     entries = sum(view.design.rows * view.of(residual[:1]).shape[1] for view in views)
     checks.memory("the drift of the old predictions", 8 * 3 * entries, new.device)
-    start = _start(head, new, residual.shape[1]) if learning.weight_decay > 0 else None
-    free_bias = new.bias and not learning.penalize_bias
+    needed = learning.weight_decay > 0 or (head is not None and len(learning.protected) > 0)
+    start = _start(head, new, outputs) if needed else None
     counted = None if weights is None else SampleWeights.checked("weights", weights, new, residual)
+    known = head if start is not None else None
+    samples = [PseudoSamples.of(one, known, new.bias) for one in learning.protected]
+    parts = systems(samples, new, widened(residual), residual_error, counted)
     if learning.training is not None:
-        mask = torch.ones(new.columns, dtype=torch.float64, device=new.device)
-        if free_bias:
-            mask[-1] = 0.0
-        penalties, decays = learning.ridge * mask, learning.weight_decay * mask
-        update = trained_update(
-            new, widened(residual), start, penalties, decays, learning.training, learning.tolerance, counted
-        )
-        if residual_error is not None:
-            update = update.with_residual_error(residual_error)
-        found = drifts_after_training(views, update, learning.tolerance)
+        runs = [(part.outputs, _trained(part, start, learning, residual_error)) for part in parts]
+        found = drifts_after_training(views, grouped_training(runs, outputs), learning.tolerance)
     else:
-        solve = prepare(
-            new,
-            -widened(residual),
-            ridge=learning.ridge,
-            decay=learning.weight_decay,
-            start=start,
-            free_bias=free_bias,
-            route=learning.route,
-            tolerance=learning.tolerance,
-            weights=counted,
-            targets_copied=True,
-            rows_predicted=sum(view.design.rows for view in views),
-        )
-        found = drifts_at_the_optimum(views, replace(solve, targets_error=residual_error))
+        rows = sum(view.design.rows for view in views)
+        solves = [(part.outputs, _optimum(part, start, learning, residual_error, rows)) for part in parts]
+        found = drifts_at_the_optimum(views, GroupedSolve(solves, outputs))
     for one in found:
         one.status.require(learning.strict)
     return found
+
+
+def _trained(
+    part: System, start: torch.Tensor | None, learning: Learning, residual_error: torch.Tensor | None
+) -> TrainedUpdate:
+    """The update of a group of outputs by training that stops early."""
+    assert learning.training is not None
+    mask = torch.ones(part.design.columns, dtype=torch.float64, device=part.design.device)
+    if part.design.bias and not learning.penalize_bias:
+        mask[-1] = 0.0
+    update = trained_update(
+        part.design,
+        part.residual,
+        None if start is None or learning.weight_decay == 0 else part.of(start),
+        learning.ridge * mask,
+        learning.weight_decay * mask,
+        learning.training,
+        learning.tolerance,
+        part.weights,
+        part.inexactness,
+    )
+    own = part.inexactness is None and residual_error is not None
+    return update.with_residual_error(part.of(residual_error)) if own and residual_error is not None else update
+
+
+def _optimum(
+    part: System, start: torch.Tensor | None, learning: Learning, residual_error: torch.Tensor | None, rows: int
+) -> NormalSolve:
+    """The optimum of a group of outputs, prepared for predictions of so many samples."""
+    solve = prepare(
+        part.design,
+        -part.residual,
+        ridge=learning.ridge,
+        decay=learning.weight_decay,
+        start=None if start is None else part.of(start),
+        free_bias=part.design.bias and not learning.penalize_bias,
+        route=learning.route,
+        tolerance=learning.tolerance,
+        weights=part.weights,
+        targets_copied=True,
+        rows_predicted=rows,
+    )
+    if part.inexactness is not None:
+        return replace(solve, inexactness=part.inexactness)
+    return replace(solve, targets_error=None if residual_error is None else part.of(residual_error))
 
 
 def _start(head: LinearHead | None, design: DesignMatrix, outputs: int) -> torch.Tensor:
     """W_A^T with its bias row, [K, C], checked against the problem."""
     if not isinstance(head, LinearHead):
         raise ArgumentError(
-            f"head: weight_decay pulls the head towards zero and needs the old LinearHead, got {type(head).__name__}."
+            f"head: weight_decay pulls it towards zero and a penalty compares it: expected the old LinearHead, got "
+            f"{type(head).__name__}."
         )
     if (head.bias is not None) != design.bias:
         raise ArgumentError(

@@ -12,6 +12,7 @@ from ntkla.forgetting.decompose import Decomposition
 from ntkla.forgetting.drift_bound import root_mean_square
 from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.predictions import Flips, Predictions
+from ntkla.forgetting.protection import ProtectedModes
 from ntkla.forgetting.ranks import Rank
 from ntkla.forgetting.samples import SampleDrift
 from ntkla.linalg.decisions import Decision
@@ -41,6 +42,7 @@ class ForgettingReport(Result):
         training: what was forecast, in words.
         seconds: wall time of each part, and `"total"`.
         status: of the drift, for the tolerance that was asked for.
+        protected: what penalties protect, of this and of other old tasks.
     """
 
     drift: torch.Tensor
@@ -63,6 +65,7 @@ class ForgettingReport(Result):
     training: str
     seconds: dict[str, float]
     status: Status
+    protected: tuple[ProtectedModes, ...] = ()
 
     @property
     def drift_rms(self) -> float:
@@ -107,11 +110,13 @@ class ForgettingReports(Result):
         tasks: the reports by name, in the order in which the tasks were given.
         training: what was forecast, in words.
         seconds: wall time of each part, and `"total"`.
+        protected: what penalties protect.
     """
 
     tasks: dict[str, ForgettingReport]
     training: str
     seconds: dict[str, float]
+    protected: tuple[ProtectedModes, ...] = ()
 
     @property
     def status(self) -> Status:

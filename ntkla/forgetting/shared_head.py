@@ -5,7 +5,7 @@ drift is in the bounds: `||A^-1 Phi^T||` times it for the optimum, `||h_T(A) Phi
 early (`linalg.stability`, `forgetting.gains`).
 
 The new task trains the outputs that it uses and leaves the others as they are: an old prediction drifts in an output
-that both tasks use, and by exactly 0 in every other.
+that both tasks use, and by exactly 0 in every other.  What a penalty protects of those plays no part.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ def drifts_of_tasks(olds: Sequence[Task], new: Task, head: LinearHead, learning:
         for task, shared in zip(olds, both, strict=True)
     ]
     design = DesignMatrix(new.features, bias)
+    protected = [one.among(new.outputs, head.outputs) for one in learning.protected]
+    learning = replace(learning, protected=tuple(one for one in protected if one is not None))
     found = drifts(
         views, design, residual.value, learning, head=trained, residual_error=residual.error, weights=new.weights
     )

@@ -76,6 +76,7 @@ def report_of(
         training=str(learning),
         seconds=seconds,
         status=found.status,
+        protected=tuple(one.told for one in learning.protected),
     )
 
 

@@ -38,7 +38,7 @@ from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.accurate import PANEL, Bounded, accurate_adjoint, accurate_normal_matrix, accurate_sum
 from ntkla.linalg.arithmetic.doubled import two_product
 from ntkla.linalg.arithmetic.products import pieced_gamma, pieced_matmul
-from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.design import Design
 from ntkla.linalg.eigen.diagonalization import Diagonalization, certified, diagonalize
 from ntkla.linalg.errors import ScaleError
 from ntkla.linalg.precision import (
@@ -52,6 +52,7 @@ from ntkla.linalg.precision import (
     norm_upper,
     rounded_up,
 )
+from ntkla.linalg.solve.inexact_rows import Inexactness
 from ntkla.linalg.solve.normal import BoundedMatrix, normal_matrix
 from ntkla.linalg.solve.normal_solver import SolveDiagnostics
 from ntkla.linalg.solve.weights import SampleWeights
@@ -118,7 +119,7 @@ class Coordinates(NamedTuple):
 
 
 def trained_update(
-    design: DesignMatrix,
+    design: Design,
     residual_new: torch.Tensor,
     start: torch.Tensor | None,
     penalties: torch.Tensor,
@@ -126,6 +127,7 @@ def trained_update(
     training: Training,
     tolerance: float = DEFAULT_TOLERANCE,
     weights: SampleWeights | None = None,
+    inexactness: Inexactness | None = None,
 ) -> TrainedUpdate:
     """The exact effect of full-batch training from the old head, up to the bound that comes with it.
 
@@ -138,6 +140,7 @@ def trained_update(
         training: the optimiser and how far it runs.
         tolerance: when the relative error is not proved to be a quarter of this, A is formed again beyond float64.
         weights: of the samples in the loss, or None for 1 each.
+        inexactness: of rows of the design that stand for others (those of a penalty), and of the residual.
 
     Raises:
         TrainingDivergesError: the learning rate is not certainly stable; holds the largest one that is.
@@ -149,23 +152,29 @@ def trained_update(
     needed = memory_estimate(design, residual_new.shape[1], weighted=weights is not None)
     checks.memory("the spectral forecast of finite training", needed, design.device)
     floor = float((penalties + decays).min()) / SHORT_CHAIN
-    modes = diagonalize(_hessian(normal_matrix(design, weights), penalties, decays), floor)
+    inexact = 0.0 if inexactness is None else inexactness.matrix_error
+    modes = diagonalize(_hessian(normal_matrix(design, weights), penalties, decays, inexact), floor)
     if isinstance(training, GradientDescent):
-        training.require_stable(modes.largest)
+        training.require_stable(modes.largest, "the summed loss" + ("" if inexactness is None else " with its penalty"))
     shift = () if start is None else two_product(decays[:, None], start)
     gradient = accurate_adjoint(design, residual_new, [*shift], weights)  # g_0, rounded once
+    if inexactness is not None:
+        gradient = Bounded(gradient.value, rounded_up(gradient.error + inexactness.gradient_error))
     update, bound, amplification = _apply(modes, gradient, training)
     escalations: tuple[str, ...] = ()
     if float(norm_upper(bound)) > max(tolerance / 4 * norm_lower(update), NEGLIGIBLE):
-        sharper = _hessian(accurate_normal_matrix(design, weights), penalties, decays)
+        sharper = _hessian(accurate_normal_matrix(design, weights), penalties, decays, inexact)
         modes = certified(sharper, modes.values, modes.vectors, modes.defect, floor)
         update, bound, amplification = _apply(modes, gradient, training)
         escalations = ("the normal matrix was formed again beyond float64",)
     root = 1.0 if weights is None else weights.largest_root
-    return TrainedUpdate(update, bound, amplification, escalations, modes.largest, needed, root)
+    found = TrainedUpdate(update, bound, amplification, escalations, modes.largest, needed, root)
+    if inexactness is None or inexactness.others_error is None:
+        return found
+    return replace(found, largest_root=inexactness.others_root).with_residual_error(inexactness.others_error)
 
 
-def memory_estimate(design: DesignMatrix, outputs: int, weighted: bool = False) -> int:
+def memory_estimate(design: Design, outputs: int, weighted: bool = False) -> int:
     """Bytes at the peak, beside the inputs.
 
     Eight squares (A, Q, R, the slices of A, what `eigh` works in), a panel of columns with its slices and products, a
@@ -177,12 +186,12 @@ def memory_estimate(design: DesignMatrix, outputs: int, weighted: bool = False) 
     return 8 * (8 * k * k + 14 * k * min(k, PANEL) + m * (4 * k + 8 * c) + 16 * k * c + weights)
 
 
-def _hessian(normal: BoundedMatrix, penalties: torch.Tensor, decays: torch.Tensor) -> BoundedMatrix:
-    """A (in the place of Phi^T Phi) and its error: two roundings of each diagonal entry more."""
+def _hessian(normal: BoundedMatrix, penalties: torch.Tensor, decays: torch.Tensor, inexact: float) -> BoundedMatrix:
+    """A (in the place of Phi^T Phi) and its error: what inexact rows add, and two roundings of each diagonal entry."""
     matrix, error = normal
     diagonal = matrix.diagonal()
     diagonal.add_(penalties).add_(decays)
-    return BoundedMatrix(matrix, (error + 3 * U64 * float(diagonal.max())) * SHORT_CHAIN)
+    return BoundedMatrix(matrix, (error + inexact + 3 * U64 * float(diagonal.max())) * SHORT_CHAIN)
 
 
 def _coordinates(modes: Diagonalization, gradient: Bounded) -> Coordinates:

@@ -72,12 +72,13 @@ class GradientDescent:
             return math.inf
         return self.stability_limit / largest_eigenvalue / SHORT_CHAIN
 
-    def require_stable(self, largest_eigenvalue: float) -> None:
+    def require_stable(self, largest_eigenvalue: float, objective: str = "the summed loss") -> None:
         """Refuses a learning rate that is not certainly stable.
 
         Args:
             largest_eigenvalue: an upper bound of the largest eigenvalue of A.  Between the true eigenvalue and
                 this bound lies a relative gap of about `K^2 u` (K columns) in which the decision is: refused.
+            objective: whose it is, for the message.
 
         Raises:
             TrainingDivergesError: names the largest learning rate that is certainly stable.
@@ -86,7 +87,7 @@ class GradientDescent:
         if self.lr > limit:
             raise TrainingDivergesError(
                 f"lr: expected at most {limit!r}, which is {self.stability_limit:.6g} over the largest eigenvalue "
-                f"{largest_eigenvalue:.6g} of the summed loss, got {self.lr!r}: training would diverge. Lower lr; for "
+                f"{largest_eigenvalue:.6g} of {objective}, got {self.lr!r}: training would diverge. Lower lr; for "
                 "settings of torch.nn.MSELoss convert first with ntkla.from_torch_sgd.",
                 limit,
             )
