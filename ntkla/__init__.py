@@ -9,6 +9,7 @@ from ntkla.forgetting.classes import ClassForgetting
 from ntkla.forgetting.convention import from_torch_sgd
 from ntkla.forgetting.decompose import Decomposition, decompose
 from ntkla.forgetting.decompose_update import decompose_update
+from ntkla.forgetting.drift_split import DriftSplit, DriftSplits, drift_split
 from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.heads import LinearHead
@@ -68,6 +69,8 @@ __all__ = [
     "Decision",
     "Decomposition",
     "DeviceError",
+    "DriftSplit",
+    "DriftSplits",
     "DtypeError",
     "Eigenmodes",
     "EmpiricalNTK",
@@ -108,6 +111,7 @@ __all__ = [
     "backend",
     "decompose",
     "decompose_update",
+    "drift_split",
     "effective_rank",
     "eigenmodes",
     "feature_modes",

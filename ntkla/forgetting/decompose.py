@@ -151,13 +151,18 @@ def decompose(
             f"modes: expected the result of eigenmodes(...), got {type(modes).__name__}. "
             "For that of feature_modes(...) there is ntkla.decompose_update."
         )
-    exact, error_bound = _in_metric(drift, error_bound, modes)
     tolerance = DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol)
+    energies, exponent = scaled_energies(drift, error_bound, modes)
+    return assembled(energies, modes, exponent, tolerance)
+
+
+def scaled_energies(drift: torch.Tensor, error_bound: torch.Tensor | None, modes: Eigenmodes) -> tuple[Energies, int]:
+    """The energies of a drift divided by 2^e, checked and brought into the metric of the modes, and e."""
+    exact, error_bound = _in_metric(drift, error_bound, modes)
     # Energies are computed for entries of order 1 and scaled back: their squares neither overflow nor underflow.
     exponent = max(-1000, math.frexp(float(exact.abs().max()))[1])
     scale = 2.0**-exponent
-    energies = energies_in(exact * scale, error_norm(error_bound, exact, scale), modes)
-    return assembled(energies, modes, exponent, tolerance)
+    return energies_in(exact * scale, error_norm(error_bound, exact, scale), modes), exponent
 
 
 def _in_metric(

@@ -18,9 +18,16 @@ import torch
 
 from ntkla.linalg import checks
 from ntkla.linalg.design import widened
+from ntkla.linalg.eigen.modes import Eigenmodes
 from ntkla.linalg.errors import ArgumentError
 from ntkla.linalg.precision import UNIT_ROUNDOFF
 from ntkla.models.undisturbed import generators_kept
+
+
+def probes_and_outputs(modes: Eigenmodes) -> tuple[int, int | None]:
+    """How many probes the modes are of, and for how many outputs; None for modes of G, which serve any number."""
+    samples = modes.basis.shape[0] // (modes.outputs or 1)
+    return samples, modes.outputs if modes.output_index is None else modes.spectrum.multiplicity
 
 
 def require_same_probes(features: object, basis: torch.Tensor, values: torch.Tensor) -> None:

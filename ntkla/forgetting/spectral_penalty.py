@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ntkla.forgetting.probes import later, require_reference, require_same_probes
+from ntkla.forgetting.probes import later, probes_and_outputs, require_reference, require_same_probes
 from ntkla.linalg import checks
 from ntkla.linalg.eigen.modes import Eigenmodes
 from ntkla.linalg.eigenmodes import eigenmodes
@@ -77,7 +77,8 @@ class SpectralPenalty(torch.nn.Module):
         super().__init__()
         if not isinstance(modes, Eigenmodes):
             raise DtypeError(f"modes: expected the result of eigenmodes(...), got {type(modes).__name__}.")
-        kept = checks.matrix("reference", reference, rows=_probes(modes), columns=_outputs(modes))
+        probes, outputs = probes_and_outputs(modes)
+        kept = checks.matrix("reference", reference, rows=probes, columns=outputs)
         checks.one_device(modes=modes.basis, reference=kept)
         if float(modes.values[-1]) <= float(modes.value_error[-1]):
             certain = int((modes.values > modes.value_error).sum())
@@ -231,15 +232,6 @@ class SpectralPenalty(torch.nn.Module):
     def extra_repr(self) -> str:
         """What `print` shows of the module."""
         return f"{self.count} modes on {self.reference.shape[0]} probes, weight={self.weight:g}"
-
-
-def _probes(modes: Eigenmodes) -> int:
-    return modes.basis.shape[0] // (modes.outputs or 1)
-
-
-def _outputs(modes: Eigenmodes) -> int | None:
-    """How many outputs the modes were made for; None for modes of G, which serve any number."""
-    return modes.outputs if modes.output_index is None else modes.spectrum.multiplicity
 
 
 def _columns(columns: object) -> list[int]:
