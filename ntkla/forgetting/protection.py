@@ -35,8 +35,8 @@ class Protection:
 
     Raises:
         DtypeError, ShapeError, DeviceError, NonFiniteError, ScaleError
-        ArgumentError: modes over probes and outputs together, whose penalty couples the outputs: it has no closed form
-            here.
+        ArgumentError: features of other probes, or of these in another order (`SpectralPenalty.check_probes`); modes
+            over probes and outputs together, whose penalty couples the outputs: it has no closed form here.
     """
 
     penalty: SpectralPenalty
@@ -57,6 +57,7 @@ class Protection:
                 "Pass ntkla.Protection(penalty, features) with the features of its own probes."
             )
         checks.one_device(features=features, penalty=penalty.basis)
+        penalty.check_probes(features)
         object.__setattr__(self, "features", features)
 
     def __str__(self) -> str:

@@ -223,3 +223,13 @@ def test_no_weight_is_no_penalty_but_still_knows_its_probes():
     assert float(made(NOW + 1.0)) == 0.0
     with pytest.raises(ArgumentError, match="rows that differ"):
         made.check_reference(NOW + 1.0)
+
+
+def test_a_forecast_refuses_probes_that_are_not_those_of_the_penalty():
+    made = penalty()
+    assert ntkla.Protection(made, HIDDEN).features.shape == HIDDEN.shape
+    with pytest.raises(ArgumentError, match="same probes, in the same order"):
+        ntkla.Protection(made, HIDDEN[REVERSED])
+    new, residual = normal(20, 5, 7).float(), normal(20, OUTPUTS, 8)
+    with pytest.raises(ArgumentError, match="same probes, in the same order"):
+        ntkla.predict_forgetting(HIDDEN[REVERSED], new, residual, ridge=1.0, penalty=made)
