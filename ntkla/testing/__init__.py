@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ntkla.linalg.errors import MissingPackageError
 from ntkla.testing.ambient import ambient_state, hostile_states
 from ntkla.testing.ball_eigenspaces import eigenspace_energies, eigenspace_parts
+from ntkla.testing.ball_penalty import PenaltyTerm
 from ntkla.testing.ball_solutions import (
     drift_dual,
     drift_of,
@@ -40,6 +41,7 @@ from ntkla.testing.planted import hadamard_basis, planted_components, planted_en
 from ntkla.testing.references import (
     dense_drift_dual,
     dense_drift_kronecker,
+    dense_drift_penalised,
     dense_drift_primal,
     dense_kronecker,
     dense_ridge_solution,
@@ -90,6 +92,7 @@ __all__ = [
     "Comparison",
     "Exact",
     "FeatureSpec",
+    "PenaltyTerm",
     "Problem",
     "ProductCheck",
     "RidgeProblem",
@@ -105,6 +108,7 @@ __all__ = [
     "compare_columns",
     "dense_drift_dual",
     "dense_drift_kronecker",
+    "dense_drift_penalised",
     "dense_drift_primal",
     "dense_kronecker",
     "dense_ridge_solution",

@@ -2,17 +2,19 @@
 
 All of them solve normal equations, in ball arithmetic, with the inputs as stored:
 `dW^T = -(Phi_B^T Phi_B + ridge I + weight_decay I)^-1 (Phi_B^T R_B + weight_decay W_A^T)`, `dF_A = Phi_A dW^T`.
-Weights D of the samples make it `Phi_B^T D Phi_B` and `Phi_B^T D R_B`.  The diagonal entry of an unpenalised bias is 0
-instead of ridge + weight decay.  A ridge of zero gives the minimum-norm solution by exact rational arithmetic: the rank
-is decided, not estimated.
+Weights D of the samples make it `Phi_B^T D Phi_B` and `Phi_B^T D R_B`; what penalties add says `ball_penalty.py`.  The
+diagonal entry of an unpenalised bias is 0 instead of ridge + weight decay.  A ridge of zero gives the minimum-norm
+solution by exact rational arithmetic: the rank is decided, not estimated.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from ntkla.testing.ball_penalty import PenaltyTerm, by_output
 from ntkla.testing.balls import (
     Exact,
     ball,
@@ -145,6 +147,7 @@ def head_update(
     head_weight: torch.Tensor | None = None,
     head_bias: torch.Tensor | None = None,
     weights: torch.Tensor | None = None,
+    protected: Sequence[PenaltyTerm] = (),
 ) -> Exact:
     """dW^T, exactly: [F, C], with the bias as one more row.
 
@@ -152,11 +155,12 @@ def head_update(
         features_new: Phi_B, [n_B, F].
         residual_new: R_B = prediction - target, [n_B, C].
         ridge, bias, penalize_bias, weight_decay: as in `ntkla.predict_forgetting`.
-        head_weight: W_A, [C, F]; needed with weight decay.
+        head_weight: W_A, [C, F]; needed with weight decay, and with a penalty that has a reference.
         head_bias: [C]; zero when None.
         weights: of the new samples, [n_B]; None for 1 each.
+        protected: penalties; without a ridge the matrix that they leave has to be regular.
     """
-    if ridge == 0 and weight_decay == 0:
+    if ridge == 0 and weight_decay == 0 and not protected:
         solution = minimum_norm_solution(features_new, residual_new, bias=bias, weights=weights)
         return Exact(lambda: -solution.compute())
 
@@ -167,7 +171,11 @@ def head_update(
             decay = penalties([weight_decay], phi.ncols(), bias, penalize_bias)
             gradient = gradient + diagonal(decay) * start_matrix(head_weight, head_bias, bias)
         total = penalties([ridge, weight_decay], phi.ncols(), bias, penalize_bias)
-        return -regularised_solve(phi, total, gradient, weights)
+        if not protected:
+            return -regularised_solve(phi, total, gradient, weights)
+        normal = phi.transpose() * times_weights(phi, weights) + diagonal(total)
+        start = None if head_weight is None else start_matrix(head_weight, head_bias, bias)
+        return -by_output(lambda a, g: a.solve(g, algorithm="lu"), normal, gradient, protected, start, bias)
 
     return Exact(compute)
 

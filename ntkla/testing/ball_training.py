@@ -9,7 +9,8 @@ diagonal of the samples' weights.  For the change `d = W^T - W_A^T` its gradient
 
 One step is a linear map of the stacked (d, v, I), so T steps are its T-th power by repeated squaring; gradient flow
 `d' = -(A d + g_0)` is a matrix exponential.  No residual polynomial and no eigenvalue enters: this is a route of its
-own to what `ntkla.forgetting.training` computes by filters.
+own to what `ntkla.forgetting.training` computes by filters.  Penalties on protected modes add to A and g_0 as
+`ball_penalty.py` says, output by output.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 
+from ntkla.testing.ball_penalty import PenaltyTerm, by_output
 from ntkla.testing.balls import Exact, ball, ball_matrix, design_matrix, diagonal, flint, times_weights
 
 
@@ -35,6 +37,7 @@ def gradient_descent(
     decays: Sequence[float] | float = 0.0,
     start: torch.Tensor | None = None,
     weights: torch.Tensor | None = None,
+    protected: Sequence[PenaltyTerm] = (),
 ) -> Exact:
     """d after `steps` steps of full-batch gradient descent, exactly: [F (+ 1), C].
 
@@ -45,14 +48,19 @@ def gradient_descent(
         bias: appends a feature 1 (one more row).
         penalties: pull towards the start: one number, or one for each of the F (+ 1) columns.
         decays: pull towards zero, likewise.
-        start: W_A^T with the bias as last row, [F (+ 1), C]; needed when a decay is not zero.
+        start: W_A^T with the bias as last row, [F (+ 1), C]; needed when a decay is not zero, and with a penalty that
+            has a reference.
         weights: of the samples, [n]; None for 1 each.
+        protected: penalties.
     """
 
     def compute() -> Any:
+        def run(a: Any, g: Any) -> Any:
+            step = _step_map(a, g, ball(lr), ball(momentum), nesterov)
+            return _rows(_power(step, steps), a.nrows(), g.ncols())
+
         a, g = _system(features, residual, bias, penalties, decays, start, weights)
-        step = _step_map(a, g, ball(lr), ball(momentum), nesterov)
-        return _rows(_power(step, steps), a.nrows(), g.ncols())
+        return run(a, g) if not protected else by_output(run, a, g, protected, _balls(start), bias)
 
     return Exact(compute)
 
@@ -67,6 +75,7 @@ def gradient_flow(
     decays: Sequence[float] | float = 0.0,
     start: torch.Tensor | None = None,
     weights: torch.Tensor | None = None,
+    protected: Sequence[PenaltyTerm] = (),
 ) -> Exact:
     """d after gradient flow for `time`, exactly: [F (+ 1), C]; the arguments of `gradient_descent`.
 
@@ -74,10 +83,13 @@ def gradient_flow(
     """
 
     def compute() -> Any:
+        def run(a: Any, g: Any) -> Any:
+            zeros = flint().arb_mat(g.ncols(), a.ncols())
+            generator = _blocks([[-a, -g], [zeros, flint().arb_mat(g.ncols(), g.ncols())]])
+            return _rows((generator * ball(time)).exp(), a.nrows(), g.ncols())
+
         a, g = _system(features, residual, bias, penalties, decays, start, weights)
-        zeros = flint().arb_mat(g.ncols(), a.ncols())
-        generator = _blocks([[-a, -g], [zeros, flint().arb_mat(g.ncols(), g.ncols())]])
-        return _rows((generator * ball(time)).exp(), a.nrows(), g.ncols())
+        return run(a, g) if not protected else by_output(run, a, g, protected, _balls(start), bias)
 
     return Exact(compute)
 
@@ -100,6 +112,10 @@ def _system(
     if start is not None:
         g = g + diagonal([ball(d) for d in decay]) * ball_matrix(start)
     return a, g
+
+
+def _balls(start: torch.Tensor | None) -> Any | None:
+    return None if start is None else ball_matrix(start)
 
 
 def _per_column(values: Sequence[float] | float, columns: int) -> list[float]:

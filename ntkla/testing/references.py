@@ -59,6 +59,25 @@ def dense_drift_primal(
     return torch.matmul(old, update).neg()
 
 
+def dense_drift_penalised(
+    features_old: torch.Tensor,
+    features_new: torch.Tensor,
+    residual_new: torch.Tensor,
+    ridge: float,
+    basis: torch.Tensor,
+    weight: float,
+) -> torch.Tensor:
+    """The drift with `weight/(C k) ||U^T Phi_A dW^T||^2` in the objective: U is `basis`, [n_A, k], of the old features.
+
+    dF_A = -Phi_A (S + c Z^T Z + ridge I)^-1 Phi_B^T R_B, Z = U^T Phi_A, c = 2 weight/(C k).
+    """
+    old, new, r = (x.to(torch.float64) for x in (features_old, features_new, residual_new))
+    rows = basis.to(torch.float64).T @ old
+    penalty = 2 * weight / (r.shape[1] * basis.shape[1]) * (rows.T @ rows)
+    identity = torch.eye(new.shape[1], dtype=torch.float64, device=new.device)
+    return torch.matmul(old, torch.linalg.solve(new.T @ new + penalty + ridge * identity, new.T @ r)).neg()
+
+
 def dense_drift_dual(
     features_old: torch.Tensor, features_new: torch.Tensor, residual_new: torch.Tensor, ridge: float
 ) -> torch.Tensor:
