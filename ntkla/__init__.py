@@ -7,6 +7,7 @@ This file is the only public door: it re-exports by name, and tells the whole li
 from ntkla import models
 from ntkla.forgetting.classes import ClassForgetting
 from ntkla.forgetting.convention import from_torch_sgd
+from ntkla.forgetting.cross_entropy_targets import cross_entropy_targets
 from ntkla.forgetting.decompose import Decomposition, decompose
 from ntkla.forgetting.decompose_update import decompose_update
 from ntkla.forgetting.drift_split import DriftSplit, DriftSplits, drift_split
@@ -21,6 +22,12 @@ from ntkla.forgetting.protection import ProtectedModes, Protection
 from ntkla.forgetting.ranks import Rank, effective_rank, vulnerable_rank
 from ntkla.forgetting.report import ForgettingReport, ForgettingReports
 from ntkla.forgetting.samples import SampleDrift
+from ntkla.forgetting.sequences.curriculum import CurriculumForecast, OrderForecasts
+from ntkla.forgetting.sequences.learned import LearnedTask
+from ntkla.forgetting.sequences.moments import TaskMoments
+from ntkla.forgetting.sequences.sequence import TaskSequence
+from ntkla.forgetting.sequences.sequence_head import SequenceHead
+from ntkla.forgetting.softmax_regression import SoftmaxRegression, softmax_regression
 from ntkla.forgetting.spectral_penalty import SpectralPenalty
 from ntkla.forgetting.tasks import Task
 from ntkla.forgetting.training import GradientDescent, GradientFlow
@@ -41,6 +48,7 @@ from ntkla.linalg.errors import (
     NotCertifiedError,
     NtklaError,
     RidgeError,
+    SavedStateError,
     ScaleError,
     ShapeError,
     TrainingDivergesError,
@@ -66,6 +74,7 @@ __all__ = [
     "BackendError",
     "ClassForgetting",
     "CrossGram",
+    "CurriculumForecast",
     "Decision",
     "Decomposition",
     "DeviceError",
@@ -85,12 +94,14 @@ __all__ = [
     "KroneckerGram",
     "LabelError",
     "LayerNTK",
+    "LearnedTask",
     "LinearHead",
     "MemoryEstimateError",
     "MissingPackageError",
     "NonFiniteError",
     "NotCertifiedError",
     "NtklaError",
+    "OrderForecasts",
     "PostMortem",
     "ProtectedModes",
     "Protection",
@@ -98,17 +109,23 @@ __all__ = [
     "RidgeError",
     "RidgeSolution",
     "SampleDrift",
+    "SavedStateError",
     "ScaleError",
+    "SequenceHead",
     "ShapeError",
     "SoftmaxGram",
+    "SoftmaxRegression",
     "SpectralPenalty",
     "Status",
     "Task",
+    "TaskMoments",
     "TaskOverlap",
+    "TaskSequence",
     "TrainingDivergesError",
     "UndecidedError",
     "UnsupportedTrainingError",
     "backend",
+    "cross_entropy_targets",
     "decompose",
     "decompose_update",
     "drift_split",
@@ -127,6 +144,7 @@ __all__ = [
     "post_mortem",
     "predict_forgetting",
     "ridge_solve",
+    "softmax_regression",
     "task_overlap",
     "vulnerable_rank",
 ]

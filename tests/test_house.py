@@ -46,6 +46,8 @@ CLEAN = {
         ({"linalg/ridge.py": "import ntkla.linalg.eigenmodes"}, "solvers import no other solver"),
         ({"forgetting/a.py": "import matplotlib.pyplot as plt"}, "live in app only"),
         ({"linalg/a.py": "def f():\n    from safetensors.torch import save_file"}, "live in app only"),
+        ({"forgetting/sequences/files.py": "import safetensors"}, "live in app only"),
+        ({"forgetting/sequences/files.py": "def f():\n    import pickle"}, "live in app only"),
         ({"testing/a.py": "import argparse"}, "live in app only"),
         ({"linalg/a.py": "import flint"}, "only ntkla.testing imports it"),
         ({"utils.py": ""}, "lies on no known floor"),

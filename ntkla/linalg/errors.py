@@ -68,6 +68,10 @@ class MissingPackageError(NtklaError, ImportError):
     """An optional package that this function needs is not installed."""
 
 
+class SavedStateError(NtklaError, ValueError):
+    """A saved state, or the file that it is in, is of another version, damaged, or of something else."""
+
+
 class NotCertifiedError(NtklaError, ArithmeticError):
     """Raised only with `strict=True`: no bound is proved, or the one that was reached does not meet the tolerance."""
 

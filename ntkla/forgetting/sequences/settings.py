@@ -1,0 +1,70 @@
+"""The settings of a sequence, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ntkla.forgetting.sequences.step import Pull
+from ntkla.linalg import checks
+from ntkla.linalg.errors import ArgumentError, RidgeError
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, NEGLIGIBLE
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every task of a sequence is learned, and how exactly that is to be known: see `TaskSequence`."""
+
+    ridge: float
+    weight: float
+    modes: int
+    penalize_bias: bool
+    weight_decay: float
+    tolerance: float
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        ridge: object,
+        weight: object = 1.0,
+        modes: object = 0,
+        penalize_bias: object = True,
+        weight_decay: object = 0.0,
+        tol: object = None,
+    ) -> Settings:
+        """The settings when they are in their ranges; RidgeError or ArgumentError otherwise."""
+        number = checks.number("weight", weight)
+        if not (number == 0 or NEGLIGIBLE <= number <= checks.LARGEST_ENTRY):
+            raise ArgumentError(
+                f"weight: expected 0, or a number from {NEGLIGIBLE:.3g} to {checks.LARGEST_ENTRY:.3g}, got {weight!r}."
+            )
+        return cls(
+            positive_ridge(ridge),
+            number,
+            checks.integer("modes", modes, least=0),
+            checks.flag("penalize_bias", penalize_bias),
+            checks.nonnegative("weight_decay", weight_decay),
+            DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol),
+        )
+
+    def pull(self, bias: bool, ridge: float | None = None) -> Pull:
+        """What draws the head back, with this ridge or another."""
+        free_bias = bias and not self.penalize_bias
+        return Pull(self.ridge if ridge is None else positive_ridge(ridge), self.weight_decay, free_bias)
+
+    def __str__(self) -> str:
+        decay = f", weight decay {self.weight_decay:.4g}" if self.weight_decay else ""
+        guarded = self.modes > 0 and self.weight > 0
+        guard = f"{self.modes} modes a task with weight {self.weight:.4g}" if guarded else "no penalty"
+        return f"ridge {self.ridge:.4g}{decay}, {guard}"
+
+
+def positive_ridge(ridge: object) -> float:
+    """`ridge` as a float; RidgeError unless it is finite and > 0, which is what bounds a head known by its sums."""
+    number = checks.nonnegative("ridge", ridge)
+    if number == 0:
+        raise RidgeError(
+            "ridge: expected a number > 0: without samples nothing else bounds the head. A small one, such as 1e-8 of "
+            "the mean eigenvalue of features^T features, comes close to none."
+        )
+    return number

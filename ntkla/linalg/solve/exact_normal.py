@@ -1,0 +1,168 @@
+"""`Phi^T D Phi` and `Phi^T D Y` without any rounding, whatever the order and the grouping of the samples.
+
+The factors are cut into slices of integers whose products float64 computes exactly (`integer_slices.py`); they are
+added up in float64 over 2^13 samples, still exactly, and then in fixed point (`fixed_point.py`).  For two slices s, t
+of the features `s^T t + t^T s = (s + t)^T (s + t) - s^T s - t^T t`: one symmetric product, half of the operations.
+Sample weights multiply the slices of the features elementwise, in slices again: `Phi^T D Phi = (D Phi)^T Phi`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ntkla.linalg import checks
+from ntkla.linalg.arithmetic.fixed_point import FixedPoint, Term
+from ntkla.linalg.arithmetic.integer_slices import (
+    MOST_SUMMANDS,
+    IntegerSlices,
+    exponent_of,
+    integer_slices,
+    product_slices,
+)
+from ntkla.linalg.arithmetic.products import add_square
+from ntkla.linalg.design import DesignMatrix, widened
+from ntkla.linalg.precision import flushes_subnormals
+
+
+@dataclass(frozen=True, eq=False)
+class ExactNormal:
+    """The exact sums of any number of samples: `square` is Phi^T D Phi [K, K], `right` is Phi^T D Y [K, C]."""
+
+    square: FixedPoint
+    right: FixedPoint
+
+    @classmethod
+    def zeros(cls, columns: int, outputs: int, device: torch.device) -> ExactNormal:
+        """Of no samples."""
+        return cls(FixedPoint.zeros(columns, columns, device), FixedPoint.zeros(columns, outputs, device))
+
+    def __add__(self, other: ExactNormal) -> ExactNormal:
+        """Of both sets of samples, exactly."""
+        return ExactNormal(self.square + other.square, self.right + other.right)
+
+    def equals(self, other: ExactNormal) -> bool:
+        """Whether both matrices are the same, bit by bit."""
+        return self.square.equals(other.square) and self.right.equals(other.right)
+
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.square.nbytes() + self.right.nbytes()
+
+
+def exact_normal(
+    design: DesignMatrix, targets: tuple[torch.Tensor, ...], weights: torch.Tensor | None = None
+) -> ExactNormal:
+    """The exact sums over the rows of `design`.
+
+    Args:
+        design: Phi, n x K.
+        targets: [n, C] each, finite, any type; Y is their exact sum.
+        weights: float64 [n], D; None for the identity.
+
+    Raises:
+        MemoryEstimateError
+
+    Cost: with m slices of the features `m (m + 1) n K^2 / 2` operations (m is 2 for bfloat16, 3 or 4 for float32), with
+    w slices of the weights up to `2 w m^2 n K^2`.  The bits of the result depend on the numbers alone.
+    """
+    checks.memory("the exact normal matrix", memory_estimate(design, targets[0].shape[1]), design.device)
+    return _Sums(design, targets, weights).run()
+
+
+def memory_estimate(design: DesignMatrix, outputs: int) -> int:
+    """Bytes at the peak for features with four slices: sums of ten pairs, their limbs, and blocks in slices."""
+    k, rows = design.columns, min(design.rows, design.block_rows)
+    return 8 * (20 * k * k + 30 * k * outputs + rows * (10 * k + 10 * outputs))
+
+
+class _Sums:
+    """One pass over the rows; what is added up lies in float64 until 2^13 products are, then in fixed point."""
+
+    def __init__(self, design: DesignMatrix, targets: tuple[torch.Tensor, ...], weights: torch.Tensor | None) -> None:
+        self.design, self.targets, self.weights = design, targets, weights
+        self.flushed = flushes_subnormals()
+        self.top = max(exponent_of(design.features), 0 if design.bias else -(2**12))
+        self.target_tops = [exponent_of(y) for y in targets]
+        self.weight_top = 0 if weights is None else exponent_of(weights)
+        k, c = design.columns, targets[0].shape[1]
+        self.total = ExactNormal.zeros(k, c, design.device)
+        # Lower triangles of (s_p + s_q)^T (s_p + s_q) by the exponents of p and q; with weights, of (D s_p)^T s_q.
+        self.squares: dict[tuple[int, int], torch.Tensor] = {}
+        self.products: dict[int, torch.Tensor] = {}
+        self.rights: dict[int, torch.Tensor] = {}
+        self.summands = 0
+
+    def run(self) -> ExactNormal:
+        for rows, block in self.design.blocks():
+            self._add(rows, block)
+        self._settle()
+        return self.total
+
+    def _add(self, rows: slice, block: torch.Tensor) -> None:
+        features = integer_slices(block, self.top, self.flushed)
+        left = features
+        if self.weights is not None:
+            weights = integer_slices(self.weights[rows, None], self.weight_top, self.flushed)
+            left = product_slices(features, weights)
+        right = [
+            integer_slices(widened(y[rows]), top, self.flushed)
+            for y, top in zip(self.targets, self.target_tops, strict=True)
+        ]
+        # So many products of slices may share a level.
+        shared = sum(min(len(left.parts), len(y.parts)) for y in right)
+        if self.weights is not None:
+            shared = max(shared, len(features.parts))
+        summands = block.shape[0] * max(1, shared)
+        if self.summands + summands > MOST_SUMMANDS:
+            self._settle()
+        self.summands += summands
+        if self.weights is None:
+            self._add_squares(features)
+        else:
+            _add_products(self.products, left, features)
+        for y in right:
+            _add_products(self.rights, left, y)
+
+    def _add_squares(self, features: IntegerSlices) -> None:
+        slices, k = list(zip(*features, strict=True)), self.design.columns
+        for p, (part, exponent) in enumerate(slices):
+            for other, lower in slices[p:]:
+                key = exponent, lower
+                if key not in self.squares:
+                    self.squares[key] = torch.zeros((k, k), dtype=torch.float64, device=part.device)
+                add_square(self.squares[key], part if part is other else part + other)
+
+    def _settle(self) -> None:
+        """Moves the float64 sums into fixed point."""
+        whole = {key: _mirrored(sums) for key, sums in self.squares.items()}
+        squares: list[Term] = [(sums.to(torch.int64), exponent) for exponent, sums in self.products.items()]
+        for (exponent, lower), sums in whole.items():
+            apart = sums if exponent == lower else sums - whole[exponent, exponent] - whole[lower, lower]
+            squares.append((apart, exponent + lower))
+        rights = [(sums.to(torch.int64), exponent) for exponent, sums in self.rights.items()]
+        self.total = ExactNormal(
+            FixedPoint.of_terms(squares, self.total.square), FixedPoint.of_terms(rights, self.total.right)
+        )
+        self.squares.clear()
+        self.products.clear()
+        self.rights.clear()
+        self.summands = 0
+
+
+def _mirrored(sums: torch.Tensor) -> torch.Tensor:
+    """The symmetric matrix of integers with this lower triangle."""
+    lower = sums.to(torch.int64).tril()
+    return lower + lower.tril(-1).T
+
+
+def _add_products(sums: dict[int, torch.Tensor], left: IntegerSlices, right: IntegerSlices) -> None:
+    """Adds `left^T right` to the sums of its levels in float64, without rounding."""
+    for part, exponent in zip(*left, strict=True):
+        for other, lower in zip(*right, strict=True):
+            level = exponent + lower
+            if level in sums:
+                torch.addmm(sums[level], part.T, other, out=sums[level])
+            else:
+                sums[level] = part.T @ other
