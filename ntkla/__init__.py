@@ -7,6 +7,7 @@ This file is the only public door: it re-exports by name, and tells the whole li
 from ntkla import models
 from ntkla.forgetting.classes import ClassForgetting
 from ntkla.forgetting.convention import from_torch_sgd
+from ntkla.forgetting.cross_entropy_targets import cross_entropy_targets
 from ntkla.forgetting.decompose import Decomposition, decompose
 from ntkla.forgetting.decompose_update import decompose_update
 from ntkla.forgetting.drift_split import DriftSplit, DriftSplits, drift_split
@@ -26,6 +27,7 @@ from ntkla.forgetting.sequences.learned import LearnedTask
 from ntkla.forgetting.sequences.moments import TaskMoments
 from ntkla.forgetting.sequences.sequence import TaskSequence
 from ntkla.forgetting.sequences.sequence_head import SequenceHead
+from ntkla.forgetting.softmax_regression import SoftmaxRegression, softmax_regression
 from ntkla.forgetting.spectral_penalty import SpectralPenalty
 from ntkla.forgetting.tasks import Task
 from ntkla.forgetting.training import GradientDescent, GradientFlow
@@ -112,6 +114,7 @@ __all__ = [
     "SequenceHead",
     "ShapeError",
     "SoftmaxGram",
+    "SoftmaxRegression",
     "SpectralPenalty",
     "Status",
     "Task",
@@ -122,6 +125,7 @@ __all__ = [
     "UndecidedError",
     "UnsupportedTrainingError",
     "backend",
+    "cross_entropy_targets",
     "decompose",
     "decompose_update",
     "drift_split",
@@ -140,6 +144,7 @@ __all__ = [
     "post_mortem",
     "predict_forgetting",
     "ridge_solve",
+    "softmax_regression",
     "task_overlap",
     "vulnerable_rank",
 ]

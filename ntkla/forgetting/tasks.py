@@ -47,7 +47,8 @@ class Task:
         if targets is not None:
             targets = checks.matrix("targets", targets, rows=samples, columns=columns)
             columns = targets.shape[1]
-        labels = None if self.labels is None else _labels(self.labels, samples, columns if outputs is None else None)
+        classes = columns if outputs is None else None
+        labels = None if self.labels is None else checked_labels(self.labels, samples, classes)
         if labels is not None and outputs is not None:
             _require_among(labels, outputs)
         weights = None if self.weights is None else sample_weights("weights", self.weights, samples)
@@ -81,7 +82,7 @@ class Task:
         """
         features = checks.matrix("features", features)
         classes = checks.integer("classes", classes, least=1)
-        labels = _labels(labels, features.shape[0], classes)
+        labels = checked_labels(labels, features.shape[0], classes)
         checks.one_device(features=features, labels=labels)
         columns = labels
         if outputs is not None:
@@ -120,7 +121,12 @@ class Task:
     __repr__ = __str__
 
 
-def _labels(labels: object, samples: int, classes: int | None) -> torch.Tensor:
+def checked_labels(labels: object, samples: int, classes: int | None) -> torch.Tensor:
+    """Labels as int64 [samples], below the number of classes when that is known.
+
+    Raises:
+        DtypeError, ShapeError, DeviceError, LabelError
+    """
     if not isinstance(labels, torch.Tensor) or labels.dtype not in checks.INTEGERS:
         came = labels.dtype if isinstance(labels, torch.Tensor) else type(labels).__name__
         raise DtypeError(f"labels: expected an integer tensor, got {came}. Convert it with .to(torch.int64).")

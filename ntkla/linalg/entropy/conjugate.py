@@ -1,0 +1,56 @@
+"""Preconditioned conjugate gradients for one Newton step, to a stated reduction of the residual."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+Linear = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Step(NamedTuple):
+    """A step [K, C], and the products with the Hessian that it took."""
+
+    value: torch.Tensor
+    products: int
+
+
+def newton_step(hessian: Linear, inverse: Linear | None, gradient: torch.Tensor, reduction: float, most: int) -> Step:
+    """About `-H^-1 gradient`, the residual reduced in the preconditioner's norm; always a direction of descent.
+
+    Args:
+        hessian: symmetric positive (semi)definite.
+        inverse: symmetric positive definite, near the inverse of `hessian`; None for the identity.
+        gradient: [K, C], not zero.
+        reduction: of the residual's norm, below 1.
+        most: products with the Hessian.
+    """
+    residual = -gradient
+    step = torch.zeros_like(residual)
+    turned = residual if inverse is None else inverse(residual)
+    direction = turned.clone()
+    size = _dot(residual, turned)
+    goal = reduction * reduction * size
+    for count in range(1, most + 1):
+        image = hessian(direction)
+        curvature = _dot(direction, image)
+        if not (math.isfinite(curvature) and curvature > 0.0):
+            # Rounding has used up what this precision can tell: the step so far is as good as it gets.
+            return Step(step if count > 1 else turned, count)
+        length = size / curvature
+        step.add_(direction, alpha=length)
+        residual.add_(image, alpha=-length)
+        turned = residual if inverse is None else inverse(residual)
+        reached = _dot(residual, turned)
+        if not reached > goal:
+            break
+        direction.mul_(reached / size).add_(turned)
+        size = reached
+    return Step(step, count)
+
+
+def _dot(x: torch.Tensor, y: torch.Tensor) -> float:
+    return float((x * y).sum())
