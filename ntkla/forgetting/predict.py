@@ -186,7 +186,7 @@ def _optimum(
         rows_predicted=rows,
     )
     if part.inexactness is not None:
-        return replace(solve, inexactness=part.inexactness)
+        return solve.with_inexact_rows(part.inexactness)
     return replace(solve, targets_error=None if residual_error is None else part.of(residual_error))
 
 

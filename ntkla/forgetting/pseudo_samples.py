@@ -5,8 +5,8 @@ With `Z = U^T Phi` [k, K] (a bias makes its last column U^T 1), `E = U^T (Phi W_
 
     weight / (C k) ||U^T (Phi W^T - F_ref)||_F^2  =  c/2 ||Z dW^T + E||_F^2,    dW = W - W_A:
 
-k samples of features Z and weight c whose residual at the old head is E.  Z and E are computed beyond float64 and
-rounded once; with c, that is all that separates them from the exact ones, and `solve.inexact_rows` says what it does.
+k samples of features Z and weight c whose residual at the old head is E.  Z, E and c are had as two float64 numbers
+each: the solvers see the high ones, and `solve.inexact_rows` says what is done about the others.
 
 An output feels only the penalties that cover it.  The outputs are grouped by those, and each group is a problem of its
 own, with the same samples of the new task above its own pseudo-samples.
@@ -15,15 +15,18 @@ own, with the same samples of the new task above its own pseudo-samples.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
 
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.protection import Protected
-from ntkla.linalg.arithmetic.accurate import PANEL, Bounded, accurate_adjoint, accurate_outputs
+from ntkla.linalg.arithmetic.accurate import PANEL, BoundedPair, doubled_adjoint, doubled_outputs
+from ntkla.linalg.arithmetic.doubled import Doubled, two_sum
+from ntkla.linalg.arithmetic.products import pieced_gamma, pieced_matmul
 from ntkla.linalg.design import Design, DesignMatrix, widened
-from ntkla.linalg.precision import norm_upper, rounded_up
+from ntkla.linalg.precision import TINY64, U64, norm_upper, rounded_up
 from ntkla.linalg.solve.inexact_rows import Inexactness, InexactRows
 from ntkla.linalg.solve.weights import SampleWeights
 from ntkla.linalg.stacked_design import StackedDesign
@@ -34,19 +37,19 @@ class PseudoSamples(NamedTuple):
 
     Attributes:
         rows: Z, float64 [k, K].
-        rows_error: upper bound of ||dZ||.
-        residual: E for the trained outputs it covers, float64 [k, c], with bounds of its columns' errors.
+        rows_error: upper bound of the norm of what is missing in it.
+        residual: E for the trained outputs it covers, float64 [k, c], with such bounds of its columns.
         outputs: their numbers, int64 [c].
         seen: how many of the k modes penalise each of them, [c].
-        weight: c, rounded to float64.
+        weight: c.
     """
 
-    rows: torch.Tensor
+    rows: Doubled
     rows_error: float
-    residual: Bounded
+    residual: BoundedPair
     outputs: list[int]
     seen: list[int]
-    weight: float
+    weight: tuple[float, float]
 
     @classmethod
     def of(cls, protected: Protected, head: LinearHead | None, bias: bool) -> PseudoSamples:
@@ -56,18 +59,30 @@ class PseudoSamples(NamedTuple):
         """
         penalty = protected.protection.penalty
         design, basis = DesignMatrix(protected.protection.features, bias), widened(penalty.basis)
-        panels = [accurate_adjoint(design, part, []) for part in torch.split(basis, PANEL, dim=1)]
-        rows = torch.cat([panel.value for panel in panels], 1).T.contiguous()
+        panels = [doubled_adjoint(design, part) for part in torch.split(basis, PANEL, dim=1)]
+        rows = Doubled(*(torch.cat([panel.value[i] for panel in panels], 1).T.contiguous() for i in (0, 1)))
         rows_error = float(norm_upper(torch.cat([panel.error for panel in panels])))
         places = (protected.columns >= 0).nonzero().flatten()
         outputs, modes = protected.columns[places], basis.shape[1]
         seen = [modes if penalty.last == 0 or place < penalty.last else modes - 1 for place in places.tolist()]
-        residual = Bounded(rows.new_zeros((modes, len(seen))), rows.new_zeros(len(seen)))
+        zeros = basis.new_zeros((modes, len(seen)))
+        residual = BoundedPair(Doubled(zeros, zeros), zeros.sum(0))
         if head is not None:
-            moved = accurate_outputs(design, head.select(outputs).stacked(), widened(penalty.reference)[:, places])
-            found = accurate_adjoint(DesignMatrix(basis), moved.value, [])
-            residual = Bounded(found.value, rounded_up(found.error + norm_upper(basis) * moved.error))
-        return cls(rows, rows_error, residual, outputs.tolist(), seen, 2.0 * penalty.weight / penalty.count)
+            residual = _residual(basis, design, head.select(outputs), widened(penalty.reference)[:, places])
+        high = 2.0 * penalty.weight / penalty.count
+        low = float(2 * Fraction(penalty.weight) / penalty.count - Fraction(high))
+        return cls(rows, rows_error, residual, outputs.tolist(), seen, (high, low))
+
+
+def _residual(basis: torch.Tensor, design: DesignMatrix, head: LinearHead, reference: torch.Tensor) -> BoundedPair:
+    """`U^T (Phi W_A^T - F_ref)`; of what the head says beyond float64, the product is taken in float64."""
+    moved, error = doubled_outputs(design, head.stacked(), reference)
+    (high, low), rounding = doubled_adjoint(DesignMatrix(basis), moved.high)
+    value = two_sum(high, low + pieced_matmul(basis.T, moved.low))
+    size = norm_upper(basis)
+    lost = (pieced_gamma(basis.shape[0]) + U64) * size * norm_upper(moved.low, dim=0) + U64 * norm_upper(low, dim=0)
+    ends = 4.0 * basis.numel() * TINY64 * (1.0 + norm_upper(moved.low, dim=0))
+    return BoundedPair(value, rounded_up(rounding + size * error + 2.0 * lost + ends))
 
 
 class System(NamedTuple):
@@ -117,10 +132,10 @@ def systems(
             found.append(System(places, new, own, weights, None))
             continue
         inexact = [_rows_of(samples[number], seen, outputs) for number, seen in members]
-        design = StackedDesign(new, torch.cat([rows.rows for rows in inexact]))
+        design = StackedDesign(new, torch.cat([rows.rows.high for rows in inexact]))
         ones = residual.new_ones(new.rows) if weights is None else weights.values
-        counts = torch.cat([ones, *(ones.new_full(rows.targets.shape[:1], rows.weight) for rows in inexact)])
-        stacked = torch.cat([own, *(-rows.targets for rows in inexact)])
+        counts = torch.cat([ones, *(ones.new_full(rows.targets.high.shape[:1], rows.weight[0]) for rows in inexact)])
+        stacked = torch.cat([own, *(-rows.targets.high for rows in inexact)])
         error = residual_error if residual_error is None or places is None else residual_error[places]
         root = 1.0 if weights is None else weights.largest_root
         known = Inexactness(tuple(inexact), error, root)
@@ -143,5 +158,6 @@ def _groups(samples: Sequence[PseudoSamples], outputs: int) -> dict[tuple[tuple[
 def _rows_of(one: PseudoSamples, seen: int, outputs: list[int]) -> InexactRows:
     """The first `seen` pseudo-samples of a penalty, as targets of some outputs."""
     columns = [one.outputs.index(output) for output in outputs]
-    targets = -one.residual.value[:seen, columns]
-    return InexactRows(one.rows[:seen], targets, one.weight, one.rows_error, one.residual.error[columns])
+    rows = Doubled(one.rows.high[:seen], one.rows.low[:seen])
+    targets = Doubled(*(-part[:seen, columns] for part in one.residual.value))
+    return InexactRows(rows, targets, one.weight, one.rows_error, one.residual.error[columns])

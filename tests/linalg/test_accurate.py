@@ -7,7 +7,14 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ntkla.linalg.arithmetic.accurate import accurate_adjoint, accurate_normal_matrix, accurate_outputs, accurate_sum
+from ntkla.linalg.arithmetic.accurate import (
+    accurate_adjoint,
+    accurate_normal_matrix,
+    accurate_outputs,
+    accurate_sum,
+    doubled_adjoint,
+    doubled_outputs,
+)
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.eigen.diagonalization import certified, diagonalize
 from ntkla.linalg.precision import TINY64, U64, norm_upper
@@ -58,6 +65,31 @@ def test_design_products_within_their_bound(spec: FeatureSpec, bias: bool, outpu
         matrix, error = form(design, weights)
         columns = torch.full((design.columns,), error, dtype=torch.float64)
         assert compare_columns(matrix, columns, Exact(lambda: phi.transpose() * times_weights(phi, values))).sound
+
+
+@given(feature_specs(most=7), st.booleans(), st.integers(1, 3))
+@example(FeatureSpec(600, 3), True, 2)
+def test_doubled_products_within_their_bound(spec: FeatureSpec, bias: bool, outputs: int) -> None:
+    design = DesignMatrix(spec.tensor, bias)
+    w, t = normal(design.columns, outputs, spec.seed), normal(spec.n, outputs, spec.seed + 1)
+    phi = design_matrix(spec.tensor, bias)
+    forward, adjoint = doubled_outputs(design, w, t), doubled_adjoint(design, t)
+    for found, exact in (
+        (forward, Exact(lambda: phi * ball_matrix(w) - ball_matrix(t))),
+        (adjoint, Exact(lambda: phi.transpose() * ball_matrix(t))),
+    ):
+        high, low = found.value
+        beyond = Exact(lambda exact=exact, high=high: exact.compute() - ball_matrix(high))
+        assert compare_columns(low, found.error, beyond).sound
+        assert bool((low.abs() <= U64 * high.abs() + TINY64).all())
+
+
+def test_doubled_products_hold_what_rounding_leaves() -> None:
+    """A rounding is 2^8 times what is missing: level 1 keeps 20 bits more, less what its bound loses to norms."""
+    design, t = DesignMatrix(normal(2000, 4, 1)), normal(2000, 3, 2)
+    found = doubled_adjoint(design, t)
+    size = design.frobenius() * norm_upper(t, dim=0)
+    assert bool((found.error <= 2.0**-8 * U64 * size).all())
 
 
 @pytest.mark.parametrize("weighting", ["none", "uniform", "wide"])

@@ -13,6 +13,8 @@ are for results much smaller than their terms.
 Sample weights D enter split, `w = scale^2 rest` with scale a power of two: `Phi^T D t = (scale Phi)^T (rest scale t)`
 scales exactly on both sides, so that norms are those of the weighted problem, and `rest scale t` is kept as an
 unevaluated sum of two float64 numbers.
+
+Where even that rounding counts, the sums are had as two float64 numbers (`doubled_...`), without the last term.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.linalg.arithmetic.doubled import total, two_product, two_sum
+from ntkla.linalg.arithmetic.doubled import Doubled, total, two_product, two_sum
 from ntkla.linalg.arithmetic.products import pieced_gamma, pieced_matmul
 from ntkla.linalg.arithmetic.slicing import (
     HIGHEST_LEVEL,
@@ -54,27 +56,40 @@ class Bounded(NamedTuple):
     error: torch.Tensor
 
 
+class BoundedPair(NamedTuple):
+    """high + low, float64 [m, c] each, and the 2-norm bound of each column's error, [c]."""
+
+    value: Doubled
+    error: torch.Tensor
+
+
 def accurate_sum(a: torch.Tensor, b: torch.Tensor, terms: list[torch.Tensor], level: int = 1) -> Bounded:
     """`a b + sum(terms)` for float64 a [m, K], b [K, c] and terms [m, c]; at most 256 columns are best.
 
     Cost: `(level + 1) (level + 2) m K c` operations.
     """
+    value, error = doubled_sum(a, b, terms, level)
+    return Bounded(value.high, rounded_up(error + U64 * norm_upper(value.high, dim=0)))
+
+
+def doubled_sum(a: torch.Tensor, b: torch.Tensor, terms: list[torch.Tensor], level: int = 1) -> BoundedPair:
+    """The same before it is rounded to float64."""
     rows, inner = a.shape
     bits = slice_bits(inner)
     left = cut(a, exponents(a, 1), bits, level)
     right = cut(b, exponents(b, 0), SIGNIFICAND - length_bits(inner) - bits, level)
     factors = [*left.parts, left.rest[level]]
     products = product_terms(factors, right_factors(right, level), b.shape[1])
-    value = total([products[0], *terms, *products[1:]]).high
+    value = total([products[0], *terms, *products[1:]])
     a_norms = [float(norm_upper(factor)) for factor in factors]
     # Slice p meets the rest after level + 1 - p slices of b; the rest of a meets all of b.
     b_norms = [norm_upper(right.rest[level - p], dim=0) for p in range(level + 1)]
     ordinary = sum(x * y for x, y in zip(a_norms, b_norms, strict=True)) * gamma(inner + 2)
     magnitude = (level + 2) ** 2 * float(norm_upper(a)) * b_norms[-1] + sum(norm_upper(term, dim=0) for term in terms)
     count = len(terms) + len(products)
-    summation = 2.0 * count**2 * U64**2 * magnitude + U64 * norm_upper(value, dim=0)
+    summation = 2.0 * count**2 * U64**2 * magnitude
     underflow = (level + 1) ** 2 * (inner + 2) * TINY64 * math.sqrt(rows)
-    return Bounded(value, rounded_up(ordinary + summation + 2.0 * underflow))
+    return BoundedPair(value, rounded_up(ordinary + summation + 2.0 * underflow))
 
 
 def accurate_outputs(design: Design, w: torch.Tensor, targets: torch.Tensor) -> Bounded:
@@ -107,6 +122,33 @@ def accurate_adjoint(
     exact = (Bounded(term, torch.zeros_like(term[0])) for term in terms)
     value, error = _total_of(chain(blocks, exact))
     return Bounded(value, rounded_up(error + _dropped(design, t, weights)))
+
+
+def doubled_outputs(design: Design, w: torch.Tensor, targets: torch.Tensor) -> BoundedPair:
+    """`Phi w - targets` at level 1, before it is rounded to float64.  Cost: `6 n columns C` operations."""
+    value = Doubled(*(torch.empty_like(targets, memory_format=torch.contiguous_format) for _ in range(2)))
+    errors = []
+    for rows, block in design.blocks():
+        part = doubled_sum(block, w, [-targets[rows]])
+        value.high[rows], value.low[rows] = part.value
+        errors.append(part.error)
+    return BoundedPair(value, rounded_up(norm_upper(torch.stack(errors), dim=0) + _dropped(design, w)))
+
+
+def doubled_adjoint(design: Design, t: torch.Tensor) -> BoundedPair:
+    """`Phi^T t` at level 1, before it is rounded to float64, for t [n, C].  Cost: `6 n columns C` operations."""
+    value = Doubled(*(t.new_zeros((design.columns, t.shape[1])) for _ in range(2)))
+    errors, magnitude, count = torch.zeros_like(t[0]), torch.zeros_like(t[0]), 0
+    for rows, block in design.blocks():
+        part = doubled_sum(block.T, t[rows], [])
+        high, lost = two_sum(value.high, part.value.high)
+        value = Doubled(high, value.low + (lost + part.value.low))
+        errors, magnitude = errors + part.error, magnitude + norm_upper(part.value.high, dim=0)
+        count += 2  # parts with a low one of their own count twice
+        errors, magnitude = rounded_up(errors), rounded_up(magnitude)
+    summation = 2.0 * (count + 1) ** 2 * U64**2 * magnitude
+    dropped = _dropped(design, t) + 4.0 * count * TINY64 * math.sqrt(design.columns)
+    return BoundedPair(two_sum(*value), rounded_up(errors + summation + dropped))
 
 
 def _adjoint_of(block: torch.Tensor, rows: slice, t: torch.Tensor, weights: SampleWeights | None) -> Bounded:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,10 +17,11 @@ from ntkla.linalg.arithmetic.doubled import two_product
 from ntkla.linalg.design import Design
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, UNIT_ROUNDOFF
 from ntkla.linalg.results import Result
+from ntkla.linalg.solve.compensated import CompensatedSolution
 from ntkla.linalg.solve.cost import memory_estimate, route_cost
 from ntkla.linalg.solve.factor import CholeskyFactor, DualFactor, Factor, QRFactor
 from ntkla.linalg.solve.inexact_rows import Inexactness
-from ntkla.linalg.solve.minimum_norm import RankDecision, RowRankRefinement, Solution, minimum_norm
+from ntkla.linalg.solve.minimum_norm import RankDecision, Solution, minimum_norm
 from ntkla.linalg.solve.normal_problem import NormalProblem
 from ntkla.linalg.solve.refine import Candidate, Refinement
 from ntkla.linalg.solve.stability import SolutionError, Stability
@@ -66,29 +67,28 @@ class SolveDiagnostics(Result):
 class NormalSolve:
     """A prepared solve: `solution.reach(goal)` drives it, the rest is what a result reports of it."""
 
-    solution: Solution
+    solution: Solution | CompensatedSolution
     stability: Stability
     route: str
     memory: int
     tolerance: float
     rank: RankDecision | None = None
     targets_error: torch.Tensor | None = None
-    inexactness: Inexactness | None = None
+
+    def with_inexact_rows(self, inexactness: Inexactness) -> NormalSolve:
+        """The same for a design whose last rows, and whose targets, are known to within a rounding only."""
+        assert not isinstance(self.solution, CompensatedSolution)
+        ridge = self.rank is None
+        return replace(self, solution=CompensatedSolution(self.solution, self.stability, inexactness, ridge))
 
     @property
     def error(self) -> SolutionError:
         """The certified error of the high part of the solution alone, which is what a result holds.
 
-        It includes what an inexact right-hand side adds (`targets_error`, a 2-norm bound per column), or what is
-        inexact in some rows.
+        It includes what an inexact right-hand side adds (`targets_error`, a 2-norm bound per column).
         """
-        x, stability = self.solution.x, self.stability
-        error = self.solution.error + stability.moved(x.low)
-        if self.inexactness is not None:
-            if isinstance(self.solution, RowRankRefinement):
-                return error + self.inexactness.at_fit(x.high, error, stability)
-            return error + self.inexactness.at_optimum(x.high, error, stability, ridge=self.rank is None)
-        return error if self.targets_error is None else error + stability.inherited(self.targets_error)
+        error = self.solution.error + self.stability.moved(self.solution.x.low)
+        return error if self.targets_error is None else error + self.stability.inherited(self.targets_error)
 
     def diagnostics(self, relative_bound: float) -> SolveDiagnostics:
         """What was done, for the result."""

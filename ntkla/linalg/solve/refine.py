@@ -111,6 +111,12 @@ class Refinement:
                 return self.error.size() <= goal(self.x.high)
         return False
 
+    def move_right_side(self, shift: Doubled) -> None:
+        """Goes on with another `shift` of the same matrix; the solution so far is where the next one starts."""
+        self.problem = replace(self.problem, shift=shift)
+        unknown = torch.full_like(shift.high[0], math.inf)
+        self._state = _State(self.x, self.x.high, SolutionError(unknown, unknown), fresh=False)
+
     def _begin(self) -> None:
         while True:
             if not self._next_factor("could not be built"):
