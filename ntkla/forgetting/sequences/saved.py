@@ -1,7 +1,7 @@
 """A sequence as tensors by name, and back: every number that it goes on from, under one checksum.
 
 The entry "about" holds what is no array as JSON in bytes: the version of this layout, the settings, the tasks, and a
-SHA-256 of all other entries.  A state is taken back only when all of it is as it was written.
+SHA-256 of all that and of the other entries.  A state is taken back only when all of it is as it was written.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def state_of(carried: Carried) -> dict[str, torch.Tensor]:
         "samples": seen.samples,
         "least_weight": seen.least_weight,
         "tasks": [asdict(task) for task in carried.tasks],
-        "sha256": _digest(tensors),
     }
+    about["sha256"] = _digest(about, tensors)
     text = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8).copy()
     return {"about": torch.from_numpy(text), **tensors}
 
@@ -68,7 +68,7 @@ def carried_of(state: Mapping[str, torch.Tensor]) -> Carried:
     if set(state) != _NAMES:
         raise SavedStateError(f"expected the entries {sorted(_NAMES)}, got {sorted(state)}. Save the sequence again.")
     tensors = {name: state[name] for name in state if name != "about"}
-    if _digest(tensors) != about.get("sha256"):
+    if _digest(about, tensors) != about.get("sha256"):
         raise SavedStateError("the checksum does not fit: the numbers are not those that were saved. Save it again.")
     try:
         return _carried(about, tensors)
@@ -126,9 +126,10 @@ def _require_shapes(x: dict[str, torch.Tensor], start: torch.Tensor) -> None:
             raise ValueError(f"{name}: expected {dtype} [..., {shape}], got {tensor.dtype} {tuple(tensor.shape)}")
 
 
-def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of names, types, shapes and bits."""
-    found = hashlib.sha256()
+def _digest(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of what is told, of names, types, shapes and bits."""
+    told = {name: value for name, value in about.items() if name != "sha256"}
+    found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     for name in sorted(tensors):
         x = tensors[name].detach().cpu().contiguous()
         found.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
