@@ -20,6 +20,7 @@ import torch
 
 from ntkla.linalg.arithmetic.accurate import accurate_sum
 from ntkla.linalg.arithmetic.doubled import Doubled
+from ntkla.linalg.arithmetic.fixed_point import FixedPoint
 from ntkla.linalg.arithmetic.integer_slices import exponent_of
 from ntkla.linalg.arithmetic.products import pieced_gamma, pieced_matmul
 from ntkla.linalg.arithmetic.slicing import HIGHEST_LEVEL
@@ -38,6 +39,7 @@ class Anchor:
 
     Attributes:
         rows: Z, float64 [k, K], taken as exact.
+        square: Z^T Z, exactly.
         wanted: how many modes were asked for; k is less where fewer eigenvalues are certainly above 0.
         probes: how many.
         stretch: `||Z e|| <= stretch ||Phi e|| + rounding ||e||` for the probes Phi.
@@ -45,6 +47,7 @@ class Anchor:
     """
 
     rows: torch.Tensor
+    square: FixedPoint
     wanted: int
     probes: int
     stretch: float
@@ -60,7 +63,8 @@ class Anchor:
         found = _certain_modes(probes, k) if k else None
         if found is None:
             empty = torch.zeros((0, probes.columns), dtype=torch.float64, device=probes.device)
-            return cls(empty, modes, probes.rows, 0.0, 0.0)
+            zero = FixedPoint.zeros(probes.columns, probes.columns, probes.device)
+            return cls(empty, zero, modes, probes.rows, 0.0, 0.0)
         basis, defect = found
         k = basis.shape[1]
         root = math.sqrt(2.0 * weight / (outputs * k))
@@ -72,7 +76,8 @@ class Anchor:
         rounding = (gamma(probes.summands) + 4 * U64) * mass + math.sqrt(rows.numel()) * grid
         rounding = (rounding + root * probes.flushed_mass() * math.sqrt(k) + probes.rows * TINY64) * SHORT_CHAIN**2
         stretch = root * math.sqrt(1.0 + defect) * SHORT_CHAIN
-        return cls(rows, modes, probes.rows, stretch, rounding)
+        square = exact_normal(DesignMatrix(rows), (rows[:, :1],)).square
+        return cls(rows, square, modes, probes.rows, stretch, rounding)
 
     @property
     def count(self) -> int:
@@ -109,7 +114,7 @@ class Anchor:
         low = accurate_sum(z, head.high, [-high, below], HIGHEST_LEVEL)
         size, columns = float(norm_upper(z)), z.shape[1]
         rounding = pieced_gamma(columns) * size * norm_upper(head.low, dim=0) + 4 * z.numel() * TINY64 * (1 + size)
-        normal = exact_normal(DesignMatrix(z), (high, low.value))
+        normal = exact_normal(DesignMatrix(z), (high, low.value), square=self.square)
         return normal, rounded_up(low.error + rounding)
 
 

@@ -32,9 +32,17 @@ def prepared(
     else:
         samples = require_fitting(where, task, head)
         moments = TaskMoments.of(samples, bias=bias)
+    return anchored(name, samples, moments, probes, settings, head)
+
+
+def anchored(
+    name: str, samples: Task | None, moments: TaskMoments, probes: object, settings: Settings, head: LinearHead
+) -> Prepared:
+    """A task whose sums are known, with the modes that these settings protect."""
     protected = settings.modes > 0 and settings.weight > 0
     features, among = _probes(probes, samples, head, protected)
-    anchor = Anchor.of(DesignMatrix(features, bias), settings.modes if protected else 0, settings.weight, head.outputs)
+    design = DesignMatrix(features, head.bias is not None)
+    anchor = Anchor.of(design, settings.modes if protected else 0, settings.weight, head.outputs)
     return Prepared(name, samples, moments, anchor, among)
 
 

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from os import PathLike
+from dataclasses import replace
 
 import torch
 
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.sequences.carried import Carried
-from ntkla.forgetting.sequences.curriculum import CurriculumForecast, OrderForecasts, Watch, drift_size
-from ntkla.forgetting.sequences.files import read_tensors, saved_in, write_tensors
+from ntkla.forgetting.sequences.curriculum import CurriculumForecast, OrderForecasts, Watch
 from ntkla.forgetting.sequences.learned import Kept, LearnedTask, Prepared
+from ntkla.forgetting.sequences.memory import Memory
 from ntkla.forgetting.sequences.moments import TaskMoments
-from ntkla.forgetting.sequences.preparing import names_of, orders_of, prepared, require_fitting, require_names
-from ntkla.forgetting.sequences.saved import carried_of, state_of
-from ntkla.forgetting.sequences.sequence_head import SequenceHead
+from ntkla.forgetting.sequences.preparing import (
+    anchored,
+    names_of,
+    orders_of,
+    prepared,
+    require_fitting,
+    require_names,
+)
 from ntkla.forgetting.sequences.settings import Settings
 from ntkla.forgetting.tasks import Task
 from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError
-from ntkla.linalg.results import wrapped
 
 # Beyond four tasks there are more orders than a person reads.
 _ALL_ORDERS = 4
 
 
-class TaskSequence:
+class TaskSequence(Memory):
     """Carries a linear head through any number of tasks, in memory that does not grow with them.
 
     Task t is learned by its closed form: the minimiser of
@@ -72,31 +76,6 @@ class TaskSequence:
         )
         self._carried = Carried.begin(checks.instance("head", head, LinearHead), settings)
         self._kept: dict[str, Kept] = {}
-
-    @property
-    def tasks(self) -> tuple[LearnedTask, ...]:
-        """What has been learned, in order."""
-        return self._carried.tasks
-
-    @property
-    def current(self) -> SequenceHead:
-        """The head as it stands, with its bound."""
-        return self._carried.current
-
-    @property
-    def head(self) -> LinearHead:
-        """The head as it stands, float64."""
-        return self.current.head
-
-    @property
-    def moments(self) -> TaskMoments:
-        """Those of all tasks learned so far, together."""
-        return self._carried.state.seen
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that are remembered, kept samples aside."""
-        return self._carried.nbytes()
 
     def learn(
         self,
@@ -148,7 +127,7 @@ class TaskSequence:
         The sequence is left as it is.  Raises and costs what `learn` does for every task.
         """
         named = self._named(tasks)
-        ready = self._prepared(named, probes)
+        ready = self._prepared(named, probes, self._carried.settings)
         return self._carried.forecast(ready.values(), self._watch(named, tests))
 
     def forecast_orders(
@@ -171,7 +150,7 @@ class TaskSequence:
         """
         named = self._named(tasks)
         wanted = orders_of(tuple(named), _orders(tuple(named)) if orders is None else orders)
-        ready = self._prepared(named, probes)
+        ready = self._prepared(named, probes, self._carried.settings)
         return OrderForecasts(
             {
                 order: self._carried.forecast([ready[name] for name in order], self._watch(named, tests))
@@ -179,88 +158,42 @@ class TaskSequence:
             }
         )
 
-    def joint(self, ridge: float | None = None) -> SequenceHead:
-        """The head trained on all tasks at once: the minimiser of the sum of all their losses, and one ridge.
-
-        `1/2 sum_t ||Phi_t W^T - Y_t||_D^2 + ridge/2 ||W - W_0||^2 + weight_decay/2 ||W||^2`, with W_0 the head that the
-        sequence began with: no penalty, no order, nothing forgotten.  The sums are exact: they depend on the samples
-        alone, not on their order.
+    def forecast_modes(
+        self,
+        tasks: Mapping[str, Task] | Sequence[Task],
+        modes: Sequence[int],
+        weights: Sequence[float] | None = None,
+        *,
+        tests: Mapping[str, Task] | None = None,
+        probes: Mapping[str, torch.Tensor] | None = None,
+    ) -> dict[int, CurriculumForecast]:
+        """`forecast` for several numbers of protected modes, by that number: how many a curriculum needs.
 
         Args:
-            ridge: > 0; None for that of the sequence.
+            tasks, tests, probes: as for `forecast`.
+            modes: k, in place of those of the sequence, each >= 0 and once.
+            weights: of the penalty, one for each k; None for C k / 2, with which a protected direction counts as much
+                as in the probes' own loss.
 
         Raises:
-            ArgumentError: no task was learned yet.
-            RidgeError
-
-        Cost: K^3 / 3 + 300 K^2 C operations.
+            ArgumentError: a k twice, or another number of weights.  Else as `forecast`.
         """
-        if not self.tasks:
-            raise ArgumentError("joint: expected a sequence that has learned a task. Call learn first.")
-        return self._carried.joint(ridge)
-
-    def drift(self, name: str) -> tuple[float, float]:
-        """What happened to a kept task's outputs since it was learned: root mean square, and the bound of its error.
-
-        Raises:
-            ArgumentError: no such task, or its samples were let go.
-        """
-        kept = self._kept.get(name)
-        if kept is None:
-            known = [task.name for task in self.tasks]
-            what = "its samples were let go" if name in known else f"the sequence has learned {known}"
-            raise ArgumentError(f"drift: {name!r}: {what}. Samples stay with learn(..., keep=True).")
-        return drift_size(kept.learned, self.current.predict(kept.task.features))
-
-    def merge(self, other: TaskSequence) -> TaskSequence:
-        """A sequence that remembers what both do, with this one's head: sums and protected modes add up exactly.
-
-        So `joint()` is that of all tasks of both, to the bit, and later tasks are kept from harming any of them.
-        Parts of *one* task are merged before they are learned: `TaskMoments.of(a, ...) + TaskMoments.of(b, ...)`.
-
-        Raises:
-            ArgumentError: other settings, another start or shape, or a name in both.
-        """
-        carried = self._carried.merged(checks.instance("other", other, TaskSequence)._carried)
-        return self._of(carried, {**self._kept, **other._kept})
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """All that is remembered as tensors by name, for `from_state_dict`; samples that were kept are not in it."""
-        return state_of(self._carried)
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, torch.Tensor]) -> TaskSequence:
-        """The sequence that a `state_dict` is of: it goes on to the same bits.
-
-        Raises:
-            SavedStateError: written by another version, or not what it should be.
-        """
-        return cls._of(carried_of(state), {})
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Writes the sequence to a `.safetensors` file, all or nothing; samples that were kept are not in it.
-
-        Raises:
-            MissingPackageError: safetensors is not installed.
-            SavedStateError: the file cannot be written.
-        """
-        write_tensors(path, self.state_dict())
-
-    @classmethod
-    def load(cls, path: str | PathLike[str]) -> TaskSequence:
-        """The sequence in a file of `save`: it goes on to the same bits.
-
-        Raises:
-            MissingPackageError: safetensors is not installed.
-            SavedStateError: no such file, damaged, of another version, or no sequence.
-        """
-        with saved_in(path):
-            return cls.from_state_dict(read_tensors(path))
-
-    @classmethod
-    def _of(cls, carried: Carried, kept: dict[str, Kept]) -> TaskSequence:
-        found = cls.__new__(cls)
-        found._carried, found._kept = carried, kept
+        ks = [checks.integer("modes", k, least=0) for k in modes]
+        if not ks or len(set(ks)) < len(ks):
+            raise ArgumentError(f"modes: expected one number or more, each once, got {list(modes)}.")
+        given = [self.head.outputs * k / 2 for k in ks] if weights is None else list(weights)
+        if len(given) != len(ks):
+            raise ArgumentError(f"weights: expected one for each of {ks}, got {len(given)}.")
+        named, found = self._named(tasks), {}
+        first = self._prepared(named, probes, self._carried.settings.protecting(0, 0.0))
+        for k, weight in zip(ks, given, strict=True):
+            settings = self._carried.settings.protecting(k, weight)
+            rows = {} if probes is None else probes
+            ready = [
+                anchored(name, one.task, one.moments, rows.get(name), settings, self.head)
+                for name, one in first.items()
+            ]
+            found[k] = replace(self._carried, settings=settings).forecast(ready, self._watch(named, tests))
         return found
 
     def _new_name(self, name: str | None) -> str:
@@ -279,10 +212,11 @@ class TaskSequence:
             self._new_name(name)
         return named
 
-    def _prepared(self, named: dict[str, Task], probes: Mapping[str, torch.Tensor] | None) -> dict[str, Prepared]:
-        given = {} if probes is None else dict(probes)
+    def _prepared(
+        self, named: dict[str, Task], probes: Mapping[str, torch.Tensor] | None, settings: Settings
+    ) -> dict[str, Prepared]:
+        given, head = {} if probes is None else dict(probes), self.head
         require_names("probes", given, named)
-        settings, head = self._carried.settings, self.head
         return {name: prepared(name, task, given.get(name), settings, head, where=name) for name, task in named.items()}
 
     def _watch(self, named: dict[str, Task], tests: Mapping[str, Task] | None) -> Watch:
@@ -293,13 +227,6 @@ class TaskSequence:
         own = {name: one.task for name, one in kept.items()}
         watched = {**own, **{name: given.get(name, task) for name, task in named.items()}}
         return Watch({**watched, **given}, {name: one.learned for name, one in kept.items()})
-
-    def __str__(self) -> str:
-        lines = [f"TaskSequence: {self.head}, {self._carried.settings}", f"  {len(self.tasks)} tasks learned"]
-        lines += [f"    {task.name}: {task.samples} samples, {task.modes} modes protected" for task in self.tasks]
-        return "\n".join([*lines, *wrapped("status", str(self.current.status))])
-
-    __repr__ = __str__
 
 
 def _orders(names: tuple[str, ...]) -> list[tuple[str, ...]]:

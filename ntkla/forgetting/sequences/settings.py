@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ntkla.forgetting.sequences.step import Pull
 from ntkla.linalg import checks
@@ -33,19 +33,18 @@ class Settings:
         tol: object = None,
     ) -> Settings:
         """The settings when they are in their ranges; RidgeError or ArgumentError otherwise."""
-        number = checks.number("weight", weight)
-        if not (number == 0 or NEGLIGIBLE <= number <= checks.LARGEST_ENTRY):
-            raise ArgumentError(
-                f"weight: expected 0, or a number from {NEGLIGIBLE:.3g} to {checks.LARGEST_ENTRY:.3g}, got {weight!r}."
-            )
         return cls(
             positive_ridge(ridge),
-            number,
+            _penalty_weight(weight),
             checks.integer("modes", modes, least=0),
             checks.flag("penalize_bias", penalize_bias),
             checks.nonnegative("weight_decay", weight_decay),
             DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol),
         )
+
+    def protecting(self, modes: int, weight: object) -> Settings:
+        """The same with another penalty."""
+        return replace(self, modes=modes, weight=_penalty_weight(weight))
 
     def pull(self, bias: bool, ridge: float | None = None) -> Pull:
         """What draws the head back, with this ridge or another."""
@@ -57,6 +56,15 @@ class Settings:
         guarded = self.modes > 0 and self.weight > 0
         guard = f"{self.modes} modes a task with weight {self.weight:.4g}" if guarded else "no penalty"
         return f"ridge {self.ridge:.4g}{decay}, {guard}"
+
+
+def _penalty_weight(weight: object) -> float:
+    number = checks.number("weight", weight)
+    if not (number == 0 or NEGLIGIBLE <= number <= checks.LARGEST_ENTRY):
+        raise ArgumentError(
+            f"weight: expected 0, or a number from {NEGLIGIBLE:.3g} to {checks.LARGEST_ENTRY:.3g}, got {weight!r}."
+        )
+    return number
 
 
 def positive_ridge(ridge: object) -> float:

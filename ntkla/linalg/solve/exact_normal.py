@@ -52,7 +52,11 @@ class ExactNormal:
 
 
 def exact_normal(
-    design: DesignMatrix, targets: tuple[torch.Tensor, ...], weights: torch.Tensor | None = None
+    design: DesignMatrix,
+    targets: tuple[torch.Tensor, ...],
+    weights: torch.Tensor | None = None,
+    *,
+    square: FixedPoint | None = None,
 ) -> ExactNormal:
     """The exact sums over the rows of `design`.
 
@@ -60,6 +64,7 @@ def exact_normal(
         design: Phi, n x K.
         targets: [n, C] each, finite, any type; Y is their exact sum.
         weights: float64 [n], D; None for the identity.
+        square: Phi^T D Phi, when it is known already.
 
     Raises:
         MemoryEstimateError
@@ -68,7 +73,8 @@ def exact_normal(
     w slices of the weights up to `2 w m^2 n K^2`.  The bits of the result depend on the numbers alone.
     """
     checks.memory("the exact normal matrix", memory_estimate(design, targets[0].shape[1]), design.device)
-    return _Sums(design, targets, weights).run()
+    found = _Sums(design, targets, weights, squares=square is None).run()
+    return found if square is None else ExactNormal(square, found.right)
 
 
 def memory_estimate(design: DesignMatrix, outputs: int) -> int:
@@ -80,8 +86,10 @@ def memory_estimate(design: DesignMatrix, outputs: int) -> int:
 class _Sums:
     """One pass over the rows; what is added up lies in float64 until 2^13 products are, then in fixed point."""
 
-    def __init__(self, design: DesignMatrix, targets: tuple[torch.Tensor, ...], weights: torch.Tensor | None) -> None:
-        self.design, self.targets, self.weights = design, targets, weights
+    def __init__(
+        self, design: DesignMatrix, targets: tuple[torch.Tensor, ...], weights: torch.Tensor | None, squares: bool
+    ) -> None:
+        self.design, self.targets, self.weights, self.squared = design, targets, weights, squares
         self.flushed = flushes_subnormals()
         self.top = max(exponent_of(design.features), 0 if design.bias else -(2**12))
         self.target_tops = [exponent_of(y) for y in targets]
@@ -118,9 +126,9 @@ class _Sums:
         if self.summands + summands > MOST_SUMMANDS:
             self._settle()
         self.summands += summands
-        if self.weights is None:
+        if self.squared and self.weights is None:
             self._add_squares(features)
-        else:
+        elif self.squared:
             _add_products(self.products, left, features)
         for y in right:
             _add_products(self.rights, left, y)
