@@ -1,4 +1,4 @@
-"""`cross_entropy_targets` is `torch.nn.CrossEntropyLoss` in all of its combinations, and refuses what that cannot mean."""
+"""`cross_entropy_targets` is `torch.nn.CrossEntropyLoss` in all of its combinations; what makes no sense is refused."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ by completing the square.  So for G, the gradient as computed, and delta^2 >= su
 
     ||v||_F  <=  (||G||_F + ||e||_F) / ridge  +  delta / (2 sqrt(ridge)).
 
-Rounding of the outputs enters with the root of the ridge only.  `<d, S d>` is a variance: at most `||d||^2 / 2`, and at
-most the square of the largest |d_j|.  That F is monotone is all that is used; it also gives the objective's distance
-from its least value, at most `||G||^2 / (2 ridge)`.
+Rounding of the outputs enters with the root of the ridge only; features that are small beside it let less through, at
+most `(1/2 sum_i c_i ||phi_i||^2)^1/2 delta / ridge` (as below).  `<d, S d>` is a variance: at most `||d||^2 / 2`, and
+at most the square of the largest |d_j|.
 
 A free bias has no ridge.  Along a segment of length r the Hessian falls by at most `exp(-k r)`, `k = sqrt(2) max
 ||phi_i||`, because outputs that move within a range rho change every probability, and so every variance, by a factor
@@ -72,7 +72,8 @@ def certify(problem: EntropyProblem, x: torch.Tensor, level: int) -> Certificate
     """
     outputs, delta = _outputs(problem, x, level)
     soft = soft_residual(problem, outputs)
-    delta = (delta + counted_size(problem, soft.moved)) * SHORT_CHAIN
+    # With one output nothing varies.
+    delta = 0.0 if problem.outputs == 1 else (delta + counted_size(problem, soft.moved)) * SHORT_CHAIN
     gradient = _gradient(problem, soft, x, level)
     rounding = (float(norm_upper(gradient.error)) + _mass(problem.row_norms, soft.error)) * SHORT_CHAIN
     measured = float(norm_upper(gradient.value))
@@ -80,7 +81,8 @@ def certify(problem: EntropyProblem, x: torch.Tensor, level: int) -> Certificate
         error, left, curvature = _free(problem, x, soft, measured, rounding, delta)
     else:
         curvature = problem.least_penalty
-        left = (rounding / curvature + 0.5 * delta / math.sqrt(curvature)) * SHORT_CHAIN
+        tilt = min(0.5 * math.sqrt(curvature), math.sqrt(0.5) * problem.spread) * delta
+        left = (rounding + tilt) / curvature * SHORT_CHAIN
         error = (measured / curvature + left) * SHORT_CHAIN
     error = error if math.isfinite(error) else math.inf
     size = (measured + rounding) * SHORT_CHAIN

@@ -12,10 +12,11 @@ Linear = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Step(NamedTuple):
-    """A step [K, C], and the products with the Hessian that it took."""
+    """A step [K, C], the products with the Hessian that it took, and whether the residual was reduced as asked."""
 
     value: torch.Tensor
     products: int
+    reached: bool
 
 
 def newton_step(hessian: Linear, inverse: Linear | None, gradient: torch.Tensor, reduction: float, most: int) -> Step:
@@ -28,19 +29,21 @@ def newton_step(hessian: Linear, inverse: Linear | None, gradient: torch.Tensor,
         reduction: of the residual's norm, below 1.
         most: products with the Hessian.
     """
-    residual = -gradient
+    residual, count = -gradient, 0
     step = torch.zeros_like(residual)
     turned = residual if inverse is None else inverse(residual)
+    first = turned.clone()
     direction = turned.clone()
     size = _dot(residual, turned)
-    goal = reduction * reduction * size
-    for count in range(1, most + 1):
+    goal, reached, longest = reduction * reduction * size, size, torch.finfo(step.dtype).max
+    while count < most:
+        count += 1
         image = hessian(direction)
         curvature = _dot(direction, image)
-        if not (math.isfinite(curvature) and curvature > 0.0):
+        length = size / curvature if curvature > 0.0 else math.inf
+        if not length < longest:
             # Rounding has used up what this precision can tell: the step so far is as good as it gets.
-            return Step(step if count > 1 else turned, count)
-        length = size / curvature
+            break
         step.add_(direction, alpha=length)
         residual.add_(image, alpha=-length)
         turned = residual if inverse is None else inverse(residual)
@@ -49,7 +52,9 @@ def newton_step(hessian: Linear, inverse: Linear | None, gradient: torch.Tensor,
             break
         direction.mul_(reached / size).add_(turned)
         size = reached
-    return Step(step, count)
+    # Without curvature there is no length, or one that overflows: the first direction descends all the same.
+    usable = bool(torch.isfinite(step).all()) and bool(step.any())
+    return Step(step if usable else first, count, reached <= goal)
 
 
 def _dot(x: torch.Tensor, y: torch.Tensor) -> float:

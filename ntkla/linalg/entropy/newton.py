@@ -127,8 +127,7 @@ class EntropyMinimum:
         x = self._point.x
         found = certify(self.problem, x, self.level)
         soft = found.residual
-        norm = float(norm_upper(found.gradient))
-        self._point = _Point(x, found.outputs, soft.probabilities, soft.value, found.gradient, norm)
+        self._point = _Point(x, found.outputs, soft.probabilities, soft.value, found.gradient, _size(found.gradient))
         self._curvature = found.curvature if found.curvature > 0.0 else self._curvature
         return found
 
@@ -151,11 +150,8 @@ class EntropyMinimum:
         else:
             self._point = replace(point, x=x)
             found = self._measured()
-            if not self._point.norm <= _CONTRACTION * point.norm:
-                if self._hessian.widen():
-                    self._inverse, self._spent = None, math.inf
-                else:
-                    self.stopped = "the limits of float64: steps no longer make the gradient smaller"
+            if not self._point.norm <= _CONTRACTION * point.norm and not self._widen():
+                self.stopped = "the limits of float64: steps no longer make the gradient smaller"
             if found.error <= before.error:
                 self._certificate = found
             else:
@@ -171,16 +167,32 @@ class EntropyMinimum:
             self.preconditioners, self._spent = self.preconditioners + 1, 0
         hessian.at(point.probabilities)
         scaled = (point.gradient / point.norm).to(hessian.dtype)
-        found = newton_step(hessian, self._inverse, scaled, forcing, _MOST_PRODUCTS)
+        most = min(_MOST_PRODUCTS, 2 * scaled.numel() + 8)
+        found = newton_step(hessian, self._inverse, scaled, forcing, most)
         self._spent += found.products
         self.products += found.products
         self.steps += 1
         step = found.value.to(torch.float64) * point.norm
+        if not found.reached:
+            self._widen()
         if problem.free_bias:
             step[-1] -= step[-1].mean()  # one constant on all biases changes nothing
         return step
 
+    def _widen(self) -> bool:
+        """Takes products with the Hessian in float64, with a preconditioner of that type; False when they are."""
+        if not self._hessian.widen():
+            return False
+        if self._inverse is not None:
+            self._inverse, self._spent = None, math.inf  # the next step makes it again
+        return True
+
     def _at(self, x: torch.Tensor, z: torch.Tensor, probabilities: torch.Tensor) -> _Point:
         residual = self.problem.residual(probabilities)
         gradient = self.problem.gradient(residual, x)
-        return _Point(x, z, probabilities, residual, gradient, float(norm_upper(gradient)))
+        return _Point(x, z, probabilities, residual, gradient, _size(gradient))
+
+
+def _size(gradient: torch.Tensor) -> float:
+    """Its norm, and exactly 0 for zeros, which the upper bound of a norm is not."""
+    return float(norm_upper(gradient)) if bool(gradient.any()) else 0.0
