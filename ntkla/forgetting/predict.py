@@ -131,6 +131,10 @@ def drifts(
     start = _start(head, new, outputs) if needed else None
     counted = None if weights is None else SampleWeights.checked("weights", weights, new, residual)
     known = head if start is not None else None
+    for guard in learning.protected:
+        probes = guard.protection.features
+        checks.lengths("penalty's features", probes, columns=new.features.shape[1])
+        checks.one_device(penalty=probes, features_new=new.features)
     samples = [PseudoSamples.of(one, known, new.bias) for one in learning.protected]
     parts = systems(samples, new, widened(residual), residual_error, counted)
     if learning.training is not None:
