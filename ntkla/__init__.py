@@ -15,6 +15,9 @@ from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.overlap import TaskOverlap, task_overlap
+from ntkla.forgetting.planning.plan import plan
+from ntkla.forgetting.planning.points import PlanPoint
+from ntkla.forgetting.planning.result import Plan, Recommendation
 from ntkla.forgetting.post_mortem import post_mortem
 from ntkla.forgetting.post_mortem_result import PostMortem
 from ntkla.forgetting.predict import predict_forgetting
@@ -102,10 +105,13 @@ __all__ = [
     "NotCertifiedError",
     "NtklaError",
     "OrderForecasts",
+    "Plan",
+    "PlanPoint",
     "PostMortem",
     "ProtectedModes",
     "Protection",
     "Rank",
+    "Recommendation",
     "RidgeError",
     "RidgeSolution",
     "SampleDrift",
@@ -141,6 +147,7 @@ __all__ = [
     "layer_ntk_error",
     "models",
     "normal_matmul",
+    "plan",
     "post_mortem",
     "predict_forgetting",
     "ridge_solve",

@@ -115,8 +115,8 @@ def forecast(
     Cost: that of `predict_forgetting`, `6 n_B F C` for the residual, and for each old task that of its modes unless
     they are given.  Deterministic but for the times.
     """
-    olds = _named(old)
-    _check(olds, new, head)
+    olds = named_tasks("old", old)
+    check_tasks(olds, new, head)
     learning = Learning.checked(
         ridge=ridge,
         penalize_bias=penalize_bias,
@@ -144,8 +144,8 @@ def forecast(
     return ForgettingReports(reports, str(learning), seconds, told)
 
 
-def _named(old: object) -> dict[str, Task]:
-    """The old tasks by name, at least one."""
+def named_tasks(argument: str, old: object) -> dict[str, Task]:
+    """The old tasks of a caller's argument by name, at least one."""
     if isinstance(old, Task):
         return {"old": old}
     if isinstance(old, Mapping):
@@ -157,7 +157,7 @@ def _named(old: object) -> dict[str, Task]:
     wrong = [type(x).__name__ for x in (*named.values(), *named) if not isinstance(x, (Task, str))]
     if not named or wrong:
         came = ", ".join(wrong) if wrong else type(old).__name__
-        raise ArgumentError(f"old: expected an ntkla.Task, or a mapping or sequence of one or more, got {came}.")
+        raise ArgumentError(f"{argument}: expected an ntkla.Task, or a mapping or sequence of one or more, got {came}.")
     return named
 
 
@@ -171,7 +171,8 @@ def _named_modes(modes: object, olds: Mapping[str, Task]) -> Mapping[str, Featur
     return modes
 
 
-def _check(olds: Mapping[str, Task], new: object, head: object) -> None:
+def check_tasks(olds: Mapping[str, Task], new: object, head: object) -> None:
+    """Raises a named error where the tasks do not fit the head, or each other."""
     new, head = checks.instance("new", new, Task), checks.instance("head", head, LinearHead)
     if new.targets is None:
         raise ArgumentError("new: expected a task with targets to train on. Use Task.from_labels, or pass targets=.")

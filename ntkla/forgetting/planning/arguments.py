@@ -1,0 +1,110 @@
+"""The arguments of a plan, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from ntkla.forgetting.forecast import check_tasks, named_tasks
+from ntkla.forgetting.heads import LinearHead
+from ntkla.forgetting.planning.engine import MOST_POINTS
+from ntkla.forgetting.planning.grid import Grid
+from ntkla.forgetting.planning.problem import Problem
+from ntkla.forgetting.shared_head import outputs_of
+from ntkla.forgetting.tasks import Task
+from ntkla.linalg import checks
+from ntkla.linalg.errors import ArgumentError, UnsupportedTrainingError
+from ntkla.linalg.precision import PLAN_TOLERANCE
+
+
+def checked_problem(
+    old_tasks: object,
+    new_task: object,
+    head: object,
+    grid: Grid,
+    *,
+    probes: object,
+    old_tests: object,
+    new_test: object,
+    penalize_bias: object,
+    loss: object,
+    tol: object,
+    progress: object,
+) -> Problem:
+    """The problem, when every argument is what it should be; a named error otherwise."""
+    if loss != "squared":
+        raise UnsupportedTrainingError(f"loss: expected 'squared', the loss that has a closed form, got {loss!r}.")
+    if progress is not None and not callable(progress):
+        raise ArgumentError(f"progress: expected a function of done and total, or None, got {type(progress).__name__}.")
+    olds = named_tasks("old_tasks", old_tasks)
+    new, kept = checks.instance("new_task", new_task, Task), checks.instance("head", head, LinearHead)
+    check_tasks(olds, new, kept)
+    test = None if new_test is None else _test("new_test", new_test, new, new, kept)
+    problem = Problem(
+        olds,
+        _probes(probes, olds, kept),
+        new,
+        _old_tests(old_tests, olds, new, kept),
+        test,
+        kept,
+        checks.flag("penalize_bias", penalize_bias),
+        PLAN_TOLERANCE if tol is None else checks.positive("tol", tol),
+    )
+    checks.memory("the plan", memory_estimate(problem, grid), kept.weight.device)
+    return problem
+
+
+def _old_tests(tests: object, olds: Mapping[str, Task], new: Task, head: LinearHead) -> dict[str, Task]:
+    """Other samples of old tasks, by their names."""
+    if tests is None:
+        return {}
+    if not isinstance(tests, Mapping) or not set(tests) <= set(olds):
+        came = list(tests) if isinstance(tests, Mapping) else type(tests).__name__
+        raise ArgumentError(f"old_tests: expected a mapping from names among {sorted(olds)} to tasks, got {came}.")
+    return {name: _test(f"old_tests[{name!r}]", task, olds[name], new, head) for name, task in tests.items()}
+
+
+def _test(name: str, task: object, trained: Task, new: Task, head: LinearHead) -> Task:
+    """Samples of a task: the same outputs, and something to judge them by."""
+    test = checks.instance(name, task, Task)
+    if test.targets is None and test.labels is None:
+        raise ArgumentError(f"{name}: expected labels or targets, got neither. Use Task.from_labels.")
+    check_tasks({name: test}, new, head)
+    if not torch.equal(outputs_of(test, head), outputs_of(trained, head)):
+        raise ArgumentError(f"{name}: expected the outputs of the task that it tests, in its order, got others.")
+    return test
+
+
+def _probes(probes: object, olds: Mapping[str, Task], head: LinearHead) -> dict[str, torch.Tensor]:
+    """The features that are protected, by the names of their tasks."""
+    if probes is None:
+        return {}
+    if not isinstance(probes, Mapping) or not set(probes) <= set(olds):
+        came = list(probes) if isinstance(probes, Mapping) else type(probes).__name__
+        raise ArgumentError(f"probes: expected a mapping from names among {sorted(olds)} to features, got {came}.")
+    found = {}
+    for name, features in probes.items():
+        found[name] = checks.matrix(f"probes[{name!r}]", features, columns=head.weight.shape[1])
+        own = olds[name].features
+        checks.one_dtype(**{f"probes[{name!r}]": features, f"{name}.features": own})
+        checks.one_device(**{f"probes[{name!r}]": features, f"{name}.features": own})
+    return found
+
+
+def memory_estimate(problem: Problem, grid: Grid) -> int:
+    """Bytes at the peak, beside the inputs.
+
+    Twelve squares (S, N, Q, R, slices, the joint sum, what `eigh` works in), one more for each set of outputs; the rows
+    of Z; the basis of updates, their errors and what their filters are made of; what is kept of each sample, and a
+    block of outputs.
+    """
+    k, c = problem.design.columns, problem.trained.shape[0]
+    tasks = [*problem.olds.values(), *problem.old_tests.values(), problem.new]
+    tasks += [] if problem.new_test is None else [problem.new_test]
+    points = min(grid.each, MOST_POINTS)
+    reduced = min(points, k)
+    samples = sum(task.features.shape[0] * (5 + 3 * outputs_of(task, problem.head).shape[0]) for task in tasks)
+    modes = max(setting.modes for setting in grid.settings)
+    rows = sum(min(modes, k, task.features.shape[0]) for task in problem.olds.values()) * k
+    return 8 * (14 * k * k + 2 * rows + 3 * k * c * reduced + 12 * points * k + samples + 12 * 2**21 + 10 * len(grid))

@@ -1,0 +1,106 @@
+"""The grid of a plan: every combination of protection, ridge and training, each protection and each training once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ntkla.forgetting.training import GradientDescent, GradientFlow, Training, require_training
+from ntkla.linalg import checks
+from ntkla.linalg.errors import ArgumentError
+
+
+class Setting(NamedTuple):
+    """One way to protect the old tasks: weight and modes of the spectral penalty, both 0 without one."""
+
+    weight: float
+    modes: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The points of a plan, protection by protection, in each ridge by ridge, in each training by training.
+
+    Attributes:
+        settings: distinct; weight 0 and 0 modes are the same, no protection.
+        ridges: distinct, ascending.
+        trainings: distinct, in the order given; None is the optimum.
+    """
+
+    settings: tuple[Setting, ...]
+    ridges: tuple[float, ...]
+    trainings: tuple[Training | None, ...]
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        ridges: object,
+        weights: object,
+        strengths: object,
+        modes: object,
+        steps: object,
+        lr: object,
+        momentum: object,
+        nesterov: object,
+        outputs: int,
+    ) -> Grid:
+        """The grid when every value is in its range, for a head of so many outputs; else ArgumentError, RidgeError."""
+        found = [checks.nonnegative("ridges", ridge) for ridge in _several("ridges", ridges)]
+        held = [_at_least_zero("weights", weight) for weight in _several("weights", weights)]
+        shares = [] if strengths is None else _several("strengths", strengths, empty=True)
+        relative = [_at_least_zero("strengths", share) for share in shares]
+        counts = [checks.integer("modes", k, least=0) for k in _several("modes", modes, empty=True)]
+        if max([*held, *relative]) > 0 and not counts:
+            raise ArgumentError(
+                "modes: a weight above 0 protects modes, and none were asked for. Pass how many, such as modes=(10,)."
+            )
+        pairs = [(weight, k) for weight in held for k in counts or [0]]
+        pairs += [(share * outputs * k / 2, k) for share in relative for k in counts or [0]]
+        settings = {Setting(weight, k) if weight > 0 and k > 0 else Setting(0.0, 0) for weight, k in pairs}
+        trainings = [_training(step, lr, momentum, nesterov) for step in _several("steps", steps)]
+        return cls(tuple(sorted(settings)), tuple(sorted(set(found))), tuple(dict.fromkeys(trainings)))
+
+    @property
+    def each(self) -> int:
+        """How many points one protection has."""
+        return len(self.ridges) * len(self.trainings)
+
+    def __len__(self) -> int:
+        return len(self.settings) * self.each
+
+    def point(self, number: int) -> tuple[Setting, float, Training | None]:
+        """Protection, ridge and training of one point."""
+        setting, rest = divmod(number, self.each)
+        ridge, training = divmod(rest, len(self.trainings))
+        return self.settings[setting], self.ridges[ridge], self.trainings[training]
+
+
+def _several(name: str, values: object, empty: bool = False) -> list[object]:
+    """The values as a list; a single one may stand for itself."""
+    listed = list(values) if isinstance(values, Iterable) and not isinstance(values, (str, bytes)) else [values]
+    if not listed and not empty:
+        raise ArgumentError(f"{name}: expected at least one, got none.")
+    return listed
+
+
+def _at_least_zero(name: str, value: object) -> float:
+    found = checks.number(name, value)
+    if found < 0:
+        raise ArgumentError(f"{name}: expected numbers >= 0, got {found!r}.")
+    return found
+
+
+def _training(step: object, lr: object, momentum: object, nesterov: object) -> Training | None:
+    """One stopping time: None, a number of steps of gradient descent, or a training as it is."""
+    if step is None or isinstance(step, (GradientDescent, GradientFlow)):
+        return step
+    if isinstance(step, (str, bytes, float)):
+        return require_training(step)
+    count = checks.integer("steps", step, least=1)
+    if lr is None:
+        raise ArgumentError("lr: a number of steps needs the learning rate, for the summed loss. Pass lr=.")
+    return GradientDescent(
+        checks.positive("lr", lr), count, checks.number("momentum", momentum), checks.flag("nesterov", nesterov)
+    )
