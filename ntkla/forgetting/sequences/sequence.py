@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -27,6 +27,7 @@ from ntkla.forgetting.tasks import Task
 from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError
 
+Progress = Callable[[int, int], None]
 # Beyond four tasks there are more orders than a person reads.
 _ALL_ORDERS = 4
 
@@ -137,6 +138,7 @@ class TaskSequence(Memory):
         *,
         tests: Mapping[str, Task] | None = None,
         probes: Mapping[str, torch.Tensor] | None = None,
+        progress: Progress | None = None,
     ) -> OrderForecasts:
         """`forecast` for the same tasks in several orders; what does not depend on the order is computed once.
 
@@ -144,6 +146,7 @@ class TaskSequence(Memory):
             tasks, tests, probes: as for `forecast`.
             orders: the names of all tasks each; None for all orders of up to four tasks, and of more for the one given,
                 its reverse, and those that begin with another task and go on in turn.
+            progress: called as `progress(done, total)`, counting orders.
 
         Raises:
             ArgumentError: an order that does not name every task once.  Else as `forecast`.
@@ -151,12 +154,12 @@ class TaskSequence(Memory):
         named = self._named(tasks)
         wanted = orders_of(tuple(named), _orders(tuple(named)) if orders is None else orders)
         ready = self._prepared(named, probes, self._carried.settings)
-        return OrderForecasts(
-            {
-                order: self._carried.forecast([ready[name] for name in order], self._watch(named, tests))
-                for order in wanted
-            }
-        )
+        found = {}
+        for order in wanted:
+            found[order] = self._carried.forecast([ready[name] for name in order], self._watch(named, tests))
+            if progress is not None:
+                progress(len(found), len(wanted))
+        return OrderForecasts(found)
 
     def forecast_modes(
         self,
@@ -166,6 +169,7 @@ class TaskSequence(Memory):
         *,
         tests: Mapping[str, Task] | None = None,
         probes: Mapping[str, torch.Tensor] | None = None,
+        progress: Progress | None = None,
     ) -> dict[int, CurriculumForecast]:
         """`forecast` for several numbers of protected modes, by that number: how many a curriculum needs.
 
@@ -174,6 +178,7 @@ class TaskSequence(Memory):
             modes: k, in place of those of the sequence, each >= 0 and once.
             weights: of the penalty, one for each k; None for C k / 2, with which a protected direction counts as much
                 as in the probes' own loss.
+            progress: called as `progress(done, total)`, counting numbers of modes.
 
         Raises:
             ArgumentError: a k twice, or another number of weights.  Else as `forecast`.
@@ -194,6 +199,8 @@ class TaskSequence(Memory):
                 for name, one in first.items()
             ]
             found[k] = replace(self._carried, settings=settings).forecast(ready, self._watch(named, tests))
+            if progress is not None:
+                progress(len(found), len(ks))
         return found
 
     def _new_name(self, name: str | None) -> str:

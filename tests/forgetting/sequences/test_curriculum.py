@@ -158,3 +158,33 @@ def test_names_continue_where_the_sequence_stands():
     assert one.tasks[0].name == "task 1"
     told = one.forecast([TASKS["b"], TASKS["c"]])
     assert told.steps == ("task 2", "task 3")
+
+
+def test_numbers_of_modes_are_forecast_as_sequences_of_their_own():
+    ks, weights = (0, 2, 5), (0.0, 30.0, 7.0)
+    told: list[tuple[int, int]] = []
+    together = sequence().forecast_modes(TASKS, ks, weights, tests=TESTS, progress=lambda *done: told.append(done))
+    for k, weight in zip(ks, weights, strict=True):
+        alone = sequence(modes=k, weight=weight).forecast(TASKS, tests=TESTS)
+        assert together[k].to_dict() == alone.to_dict()
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_the_weight_that_is_taken_counts_a_direction_as_its_own_loss_does():
+    by_default = sequence().forecast_modes(TASKS, [3], tests=TESTS)[3]
+    assert by_default.to_dict() == sequence(modes=3, weight=CLASSES * 3 / 2).forecast(TASKS, tests=TESTS).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("modes", "weights", "words"),
+    [([], None, "each once"), ([1, 1], None, "each once"), ([1, 2], [1.0], "weights"), ([-1], None, "modes")],
+)
+def test_numbers_of_modes_that_make_no_sense(modes, weights, words):
+    with pytest.raises(ArgumentError, match=words):
+        sequence().forecast_modes(TASKS, modes, weights)
+
+
+def test_progress_of_orders_is_told():
+    told: list[tuple[int, int]] = []
+    sequence(modes=0).forecast_orders(TASKS, [("a", "b", "c"), ("c", "b", "a")], progress=lambda *d: told.append(d))
+    assert told == [(1, 2), (2, 2)]
