@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from ntkla.app.demo.data import SplitTask
+from ntkla.app.demo.planned import Asked, plan_and_train
+from ntkla.app.demo.protection import protection_curve
 from ntkla.app.demo.sequence import Plan, run_sequence
 from tests.app.user_files import BIAS, HEAD, WEIGHTS, T, X, Y
 
@@ -37,6 +39,21 @@ def small_tasks() -> list[SplitTask]:
 @pytest.fixture(scope="session")
 def comparisons(small_tasks):
     return run_sequence(small_tasks, 6, Plan(steps=20), lambda what: None)
+
+
+@pytest.fixture(scope="session")
+def planned(small_tasks):
+    return plan_and_train(small_tasks, 6, Asked(modes=(2, 5), iterations=300), lambda done, total: None)
+
+
+@pytest.fixture(scope="session")
+def curve():
+    """Of ten noisy patterns."""
+    generator = torch.Generator().manual_seed(7)
+    labels = torch.arange(200) % 10
+    patterns = torch.randn((10, 12), generator=generator)
+    features = patterns[labels] + 0.3 * torch.randn((200, 12), generator=generator)
+    return protection_curve(features, labels, 0, modes=(0, 2, 12))
 
 
 @pytest.fixture

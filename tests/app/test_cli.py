@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -28,11 +29,13 @@ def run(*arguments: str):
 
 
 @pytest.fixture
-def small_demo(monkeypatch, small_tasks, comparisons, tmp_path):
+def small_demo(monkeypatch, small_tasks, comparisons, planned, curve, tmp_path):
     """The demo with its data and its training replaced by the small sequence."""
     monkeypatch.setattr(demo, "mnist_features", lambda backbone, progress, note: (None, None))
     monkeypatch.setattr(demo, "split_tasks", lambda features, labels, seed: small_tasks)
     monkeypatch.setattr(demo, "run_sequence", lambda tasks, classes, plan, advance: comparisons)
+    monkeypatch.setattr(demo, "plan_and_train", lambda tasks, classes, asked, advance: planned)
+    monkeypatch.setattr(demo, "protection_curve", lambda features, labels, seed, progress: curve)
     return tmp_path / "made" / "here"
 
 
@@ -54,6 +57,9 @@ def test_the_demo_writes_its_report(small_demo, comparisons):
     assert f"{len(comparisons)} of {len(comparisons)} forecasts agree" in result.stdout
     document = json.loads((small_demo / "report.json").read_text())
     assert len(document["rows"]) == len(comparisons)
+    assert document["plan"]["holds"] is True
+    assert [row["modes"] for row in document["protection"]["rows"]] == [0, 2, 12]
+    assert "every accuracy came out as planned" in " ".join(result.stdout.split())
     assert (small_demo / "demo.png").exists()
     assert max(len(line) for line in result.stdout.splitlines() if str(small_demo) not in line) <= 100
 
@@ -64,6 +70,14 @@ def test_a_violated_bound_fails_the_demo(small_demo, monkeypatch, comparisons):
     result = run("demo", "--output", str(small_demo))
     assert result.exit_code == 1
     assert (small_demo / "report.json").exists()
+
+
+def test_a_plan_that_does_not_hold_fails_the_demo(small_demo, monkeypatch, planned):
+    wrong = dataclasses.replace(planned, accuracy=dict.fromkeys(planned.accuracy, 0.0123))
+    monkeypatch.setattr(demo, "plan_and_train", lambda *_: wrong)
+    result = run("demo", "--output", str(small_demo))
+    assert result.exit_code == 1
+    assert "the plan did NOT hold" in " ".join(result.stdout.split())
 
 
 def test_a_wrong_folder_is_one_line_on_stderr(small_demo, tmp_path):

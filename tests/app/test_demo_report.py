@@ -85,24 +85,25 @@ def test_the_introduction_says_what_will_run(small_tasks):
     assert "123 full-batch steps" in text
 
 
-def test_the_pictures(comparisons, names, tmp_path):
+def test_the_pictures(comparisons, names, planned, curve, tmp_path):
     # One of the ranks is left open by the bounds: an interval is drawn as well.
     ranks = dataclasses.replace(comparisons[0].ranks, r90=[3, 4], k_gram=[5, 6])
-    paths = write(tmp_path, [dataclasses.replace(comparisons[0], ranks=ranks), *comparisons[1:]], names)
-    assert [path.name for path in paths] == [report.FILE, "spectrum.png", "forecast.png", "accuracy.png", "demo.png"]
+    paths = write(tmp_path, [dataclasses.replace(comparisons[0], ranks=ranks), *comparisons[1:]], names, planned, curve)
+    pictures = ["spectrum.png", "forecast.png", "accuracy.png", "demo.png", "plan.png", "protection.png"]
+    assert [path.name for path in paths] == [report.FILE, *pictures]
     for path in paths[1:]:
         picture = imread(path)
         assert min(picture.shape[:2]) > 300
         assert picture[..., :3].std() > 0.05  # something was drawn
-    assert paths[-1].stat().st_size < 200_000  # the README shows it
+    assert paths[4].stat().st_size < 200_000  # the README shows it
 
 
-def test_a_folder_that_cannot_be_written(tmp_path, comparisons, names):
+def test_a_folder_that_cannot_be_written(tmp_path, comparisons, names, planned, curve):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="--output"):
         make_folder(tmp_path / "file")
     with pytest.raises(OutputError, match=report.FILE):
-        write(tmp_path / "missing", comparisons, names)
+        write(tmp_path / "missing", comparisons, names, planned, curve)
     (tmp_path / "spectrum.png").mkdir()
     with pytest.raises(OutputError, match=r"spectrum\.png"):
-        write(tmp_path, comparisons, names)
+        write(tmp_path, comparisons, names, planned, curve)

@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 from ntkla.app.command_line.features_command import BackboneName, features
 from ntkla.app.command_line.forecast_command import forecast
 from ntkla.app.command_line.modes_command import modes
+from ntkla.app.command_line.plan_command import plan
 from ntkla.app.command_line.shared_options import Debug
 from ntkla.app.failures import need, readable_errors
 
@@ -41,13 +42,14 @@ def _options(
 
 
 class _InOneLine(TyperCommand):
-    """Shows the arguments of `ntkla forecast` as they are typed, not as the parser sees them."""
+    """Shows the arguments `OLD... NEW HEAD` as they are typed, not as the parser sees them."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return ["[OPTIONS]", "OLD... NEW HEAD"]
 
 
 app.command(cls=_InOneLine)(forecast)
+app.command(cls=_InOneLine)(plan)
 app.command()(modes)
 app.command()(features)
 

@@ -76,8 +76,13 @@ def read(options: TaskOptions) -> Files:
     return Files(dict(zip(_names(olds, options.name), olds, strict=True)), new, head, after)
 
 
-def tasks(files: Files, options: TaskOptions) -> Tasks:
+def tasks(files: Files, options: TaskOptions, *, old_targets: bool = False) -> Tasks:
     """Makes the tasks: outputs named, samples selected by their labels, every array checked.
+
+    Args:
+        files: what was read.
+        options: as typed.
+        old_targets: whether the old tasks need targets as well.
 
     Raises:
         ArgumentError, LabelError, ShapeError, NonFiniteError, ScaleError, MemoryEstimateError
@@ -89,9 +94,37 @@ def tasks(files: Files, options: TaskOptions) -> Tasks:
     olds: dict[str, Task] = {}
     rows: dict[str, torch.Tensor | None] = {}
     for (name, file), used, kept in zip(files.olds.items(), outputs, classes, strict=True):
-        olds[name], rows[name] = _task(file, files.head, ("--old", used, kept), need_targets=False)
+        olds[name], rows[name] = _task(file, files.head, ("--old", used, kept), need_targets=old_targets)
     new, _ = _task(files.new, files.head, ("--new", options.new_outputs, options.new_classes), need_targets=True)
     return Tasks(olds, rows, new, files.head, files.after)
+
+
+def held_out(
+    files: Files, options: TaskOptions, old_tests: Sequence[str] | None, new_test: str | None
+) -> tuple[dict[str, Task], Task | None]:
+    """Other samples of OLD, by name, and of NEW, with the outputs and classes that were chosen for each.
+
+    Raises:
+        As `read` and `tasks`.
+    """
+
+    def task(argument: str, which: str, used: str | None, kept: str | None) -> Task:
+        file = _moved(read_task(argument), files.head.weight.device)
+        _check_fit(file, options.head, files.head)
+        return _task(file, files.head, (which, used, kept), need_targets=True)[0]
+
+    count = len(files.olds)
+    if old_tests and len(old_tests) != count:
+        raise ArgumentError(f"--old-test: expected one for each of {count} OLD, got {len(old_tests)}.")
+    outputs = for_each("--old-outputs", options.old_outputs or (), count)
+    classes = for_each("--old-classes", options.old_classes or (), count)
+    olds = {
+        name: task(argument, "--old", used, kept)
+        for name, argument, used, kept in zip(files.olds, old_tests or (), outputs, classes, strict=False)
+    }
+    if new_test is None:
+        return olds, None
+    return olds, task(new_test, "--new", options.new_outputs, options.new_classes)
 
 
 def device_named(name: str) -> torch.device:

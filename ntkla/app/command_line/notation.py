@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,6 +12,8 @@ from ntkla.linalg.errors import ArgumentError
 T = TypeVar("T")
 # In the place of HEAD: a head is fitted to OLD first.
 FIT = "fit"
+# Among the numbers of steps: training to the end.
+OPTIMUM = "optimum"
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,37 @@ def numbers(option: str, text: str, count: int) -> list[int]:
         if stop >= count:
             raise ArgumentError(f"{option}: the head has the outputs 0 to {count - 1}, and {part!r} was named.")
         found += range(start, stop + 1)
+    return _once(option, text, found)
+
+
+def nonnegatives(option: str, text: str) -> list[float]:
+    """Numbers >= 0 between commas, each once: `0,0.1,1e3`; ArgumentError otherwise."""
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError as cause:
+        raise ArgumentError(f"{option}: expected numbers between commas, such as 0.1,1,10, got {text!r}.") from cause
+    if not all(math.isfinite(number) and number >= 0 for number in found):
+        raise ArgumentError(f"{option}: expected finite numbers >= 0, got {text!r}.")
+    return _once(option, text, found)
+
+
+def positive_integers(option: str, text: str) -> list[int]:
+    """Whole numbers >= 1 between commas, each once: `1,10,100`; ArgumentError otherwise."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
+        raise ArgumentError(f"{option}: expected whole numbers >= 1 between commas, such as 1,10,100, got {text!r}.")
+    return _once(option, text, [int(part) for part in parts])
+
+
+def training_lengths(text: str) -> list[int | None]:
+    """The steps of `--steps`, None for the word optimum: `10,100,optimum`; ArgumentError otherwise."""
+    parts = [part.strip().lower() for part in text.split(",")]
+    steps = [part for part in parts if part != OPTIMUM]
+    numbers = iter(positive_integers("--steps", ",".join(steps)) if steps else [])
+    return _once("--steps", text, [None if part == OPTIMUM else next(numbers) for part in parts])
+
+
+def _once(option: str, text: str, found: list[T]) -> list[T]:
     if len(set(found)) < len(found):
         raise ArgumentError(f"{option}: expected each number once, got {text!r}.")
     return found

@@ -8,13 +8,16 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from ntkla.app.demo import demo_pictures, demo_report
+from ntkla.app.demo import demo_pictures, demo_report, plan_report
 from ntkla.app.demo.comparison import Comparison
 from ntkla.app.demo.data import CLASSES, SplitTask, mnist_features, split_tasks
+from ntkla.app.demo.planned import Asked, Planned, plan_and_train
+from ntkla.app.demo.protection import ProtectionCurve, protection_curve
 from ntkla.app.demo.sequence import Plan, run_sequence, total_steps
 from ntkla.app.demo.threads import one_thread
 from ntkla.app.failures import need
 from ntkla.app.images.backbone import BACKBONES
+from ntkla.app.pictures.plan_page import write_plan_picture
 from ntkla.app.reports.screen import console, progress_bar
 from ntkla.app.reports.written import make_folder, written
 
@@ -28,7 +31,7 @@ def run_demo(output: Path, seed: int, backbone: str) -> bool:
         backbone: a name in `BACKBONES`.
 
     Returns:
-        True when every forecast differs from the fact by no more than its proven bound and the training's rounding.
+        True when every forecast differs from the fact by no more than its proven bound and the training's own error.
 
     Raises:
         MissingPackageError, DataError, OutputError
@@ -41,19 +44,31 @@ def run_demo(output: Path, seed: int, backbone: str) -> bool:
     tasks = split_tasks(features, labels, seed)
     plan = Plan()
     screen.print(introduction(tasks, plan, backbone))
+    names = [task.name for task in tasks]
     comparisons = _sequence(tasks, plan, notes)
-    paths = write(output, comparisons, [task.name for task in tasks])
-    screen.print(demo_report.tables([c.row() for c in comparisons], [task.name for task in tasks]))
+    screen.print(demo_report.tables([c.row() for c in comparisons], names))
     screen.print(conclusion(comparisons))
+    planned, curve = _planned(tasks, notes), _curve(features, labels, seed, notes)
+    screen.print(plan_report.tables(planned, curve))
+    screen.print(plan_report.conclusion(planned, curve))
+    paths = write(output, comparisons, names, planned, curve)
     screen.print(f"Written to {output}: " + ", ".join(path.name for path in paths))
-    return all(c.holds for c in comparisons)
+    return all(c.holds for c in comparisons) and planned.holds
 
 
-def write(folder: Path, comparisons: Sequence[Comparison], names: Sequence[str]) -> list[Path]:
+def write(
+    folder: Path, comparisons: Sequence[Comparison], names: Sequence[str], planned: Planned, curve: ProtectionCurve
+) -> list[Path]:
     """Writes `report.json` and the pictures; returns their paths."""
-    document = demo_report.to_json([c.row() for c in comparisons])
+    document = demo_report.to_json([c.row() for c in comparisons], plan_report.document(planned, curve))
     path = written(folder / demo_report.FILE, lambda path: path.write_text(document, encoding="utf-8"))
-    return [path, *demo_pictures.write_pictures(folder, comparisons, names)]
+    title = f"Teaching {names[-1]} without forgetting {', '.join(names[:-1])}"
+    return [
+        path,
+        *demo_pictures.write_pictures(folder, comparisons, names),
+        write_plan_picture(folder / "plan.png", planned.plan, planned.choice, title),
+        demo_pictures.write_protection(folder / "protection.png", curve),
+    ]
 
 
 def _features(backbone: str, notes: Console) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,6 +94,22 @@ def _sequence(tasks: Sequence[SplitTask], plan: Plan, notes: Console) -> list[Co
         return run_sequence(tasks, CLASSES, plan, advance)
 
 
+def _planned(tasks: Sequence[SplitTask], notes: Console) -> Planned:
+    with one_thread(), progress_bar(notes) as progress:
+        bar = progress.add_task(f"planning {tasks[-1].name}, then training it", total=None)
+        return plan_and_train(
+            tasks, CLASSES, Asked(), lambda done, total: progress.update(bar, completed=done, total=total)
+        )
+
+
+def _curve(features: torch.Tensor, labels: torch.Tensor, seed: int, notes: Console) -> ProtectionCurve:
+    with one_thread(), progress_bar(notes) as progress:
+        bar = progress.add_task("how many modes the sequence needs", total=None)
+        return protection_curve(
+            features, labels, seed, progress=lambda done, total: progress.update(bar, completed=done, total=total)
+        )
+
+
 def introduction(tasks: Sequence[SplitTask], plan: Plan, backbone: str) -> str:
     """What is about to happen; one line a paragraph, for the console to wrap."""
     train, test = len(tasks[0].train_labels), len(tasks[0].test_labels)
@@ -87,7 +118,8 @@ def introduction(tasks: Sequence[SplitTask], plan: Plan, backbone: str) -> str:
 Split-MNIST: {len(tasks)} tasks of two digits, each with {train} training and {test} held-out images. \
 One linear head with {CLASSES} outputs learns them one after another on {features} frozen features ({backbone}). \
 Before each new task, its effect on every earlier one is forecast. \
-Then the head is really trained, and fact is compared with forecast.
+Then the head is really trained, and fact is compared with forecast. After that the other way round: \
+what training would teach the last task and keep the others? Planned first, then trained.
 
 optimum: ridge {plan.ridge_share:g} of the mean eigenvalue of the new task; the fact is one direct QR solve
 sgd: {plan.steps} full-batch steps of torch.optim.SGD in float64, momentum {plan.momentum:g}; this head is carried on

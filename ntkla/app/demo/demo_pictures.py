@@ -1,4 +1,4 @@
-"""The demo's three pictures: where in the spectrum the drift lives, forecast against fact, accuracy task by task."""
+"""The demo's pictures: where in the spectrum the drift lives, forecast and fact, accuracy, modes that are enough."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from ntkla.app.demo.comparison import Comparison
+from ntkla.app.demo.protection import ProtectionCurve
 from ntkla.app.pictures import canvas
+from ntkla.app.pictures.axes import middle
 from ntkla.app.pictures.canvas import BLACK, BLUE, GREY, VERMILION
 
 COLOUR = {"optimum": BLUE, "sgd": VERMILION}
@@ -165,3 +167,24 @@ def accuracy(part: Any, comparisons: Sequence[Comparison], names: Sequence[str])
         handletextpad=0.4,
         columnspacing=1.2,
     )
+
+
+def write_protection(path: Path, curve: ProtectionCurve) -> Path:
+    """Writes the final accuracy of the sequence against the number of protected modes.
+
+    Raises:
+        MissingPackageError: without matplotlib.  OutputError: when the picture cannot be written.
+    """
+    with canvas.style():
+        figure = canvas.figure((4.6, 3.2))
+        axis = figure.subplots()
+        places = range(len(curve.rows))
+        axis.plot(places, [middle(row.final_accuracy) for row in curve.rows], "o-", color=BLUE, label="protected")
+        axis.axhline(middle(curve.joint_accuracy), color=BLACK, linestyle="--", linewidth=1, label="all tasks together")
+        axis.set_xticks(list(places), [str(row.modes) if row.modes else "none" for row in curve.rows])
+        axis.set_xlabel("modes protected of each task")
+        axis.set_ylabel("final accuracy, held-out images")
+        axis.set_ylim(0, 1.05)
+        axis.set_title("Five tasks in a row: how many modes are enough")
+        axis.legend(loc="lower right")
+        return canvas.save(figure, path, 200)

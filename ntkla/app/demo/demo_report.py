@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Group
 
@@ -74,9 +75,10 @@ class Row:
         return self.max_difference <= self.bound + self.training_rounding
 
 
-def to_json(rows: Sequence[Row]) -> str:
-    """The rows as a JSON document with its schema version."""
-    return json.dumps({"schema": SCHEMA, "rows": [dataclasses.asdict(row) for row in rows]}, indent=1) + "\n"
+def to_json(rows: Sequence[Row], more: Mapping[str, Any] | None = None) -> str:
+    """The rows as a JSON document with its schema version, and whatever else it holds by name."""
+    document = {"schema": SCHEMA, "rows": [dataclasses.asdict(row) for row in rows], **(more or {})}
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
 def tables(rows: Sequence[Row], names: Sequence[str]) -> Group:

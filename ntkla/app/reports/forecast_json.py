@@ -11,7 +11,8 @@ documents it.
                   null; a file is {argument, arrays: {role: {path, shape, dtype}}, samples and outputs that were used}
     settings      training: {kind: "optimum" | "gradient_descent" | "gradient_flow", and its fields}, in the units of
                   the summed loss, as are ridge (absolute) and weight_decay; mean_eigenvalue of the new task's normal
-                  matrix; penalize_bias, tolerance, modes_share, top, device; training_in_words
+                  matrix; penalize_bias, tolerance, modes_share, top, device; training_in_words; protected:
+                  a list as ForgettingReports.protected
     status        {code, message, certified}: the first task's that is not certified, else that of the first
     seconds       wall time of each part
     tasks         a list, in the order of the command line; each:
@@ -29,21 +30,16 @@ documents it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
-import torch
-
 from ntkla import __version__
-from ntkla.app.files.task_file import TaskFile
+from ntkla.app.reports.inputs_json import file_entry, head_entry, training_entry
 from ntkla.app.reports.outcome import Outcome
 from ntkla.app.reports.strict_json import plain
-from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.post_mortem_result import PostMortem
 from ntkla.forgetting.predictions import Flips
 from ntkla.forgetting.report import ForgettingReport
-from ntkla.forgetting.tasks import Task
-from ntkla.forgetting.training import GradientDescent, Training
 
 SCHEMA = 1
 _NOT_IN_A_POST_MORTEM = ("drift", "error_bound", "after", "decomposition", "flips")
@@ -58,13 +54,13 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "ntkla": __version__,
         "command": "forecast",
         "inputs": {
-            "old": {name: _file(file, tasks.olds[name], files.head) for name, file in files.olds.items()},
-            "new": _file(files.new, tasks.new, files.head),
-            "head": _head(options.head, files.head),
-            "after": None if files.after is None else _head(str(options.after), files.after),
+            "old": {name: file_entry(file, tasks.olds[name], files.head) for name, file in files.olds.items()},
+            "new": file_entry(files.new, tasks.new, files.head),
+            "head": head_entry(options.head, files.head),
+            "after": None if files.after is None else head_entry(str(options.after), files.after),
         },
         "settings": {
-            "training": _training(settings.training),
+            "training": training_entry(settings.training),
             "training_in_words": reports.training,
             "ridge": settings.ridge,
             "weight_decay": settings.weight_decay,
@@ -74,6 +70,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
             "modes_share": options.modes_share,
             "top": options.top,
             "device": options.device,
+            "protected": plain(reports.protected),
         },
         "status": plain(reports.status),
         "seconds": plain(reports.seconds),
@@ -82,39 +79,6 @@ def document(outcome: Outcome) -> dict[str, Any]:
         ],
         "post_mortem": None if facts is None else {name: _fact(fact) for name, fact in facts.items()},
     }
-
-
-def _file(file: TaskFile, task: Task, head: LinearHead) -> dict[str, Any]:
-    arrays = {role: (path, getattr(file, role)) for role, path in file.paths.items()}
-    return {
-        "argument": file.argument,
-        "arrays": {
-            role: {"path": str(path), "shape": list(array.shape), "dtype": _dtype(array)}
-            for role, (path, array) in arrays.items()
-        },
-        "samples": task.features.shape[0],
-        "outputs": list(range(head.outputs)) if task.outputs is None else task.outputs.tolist(),
-    }
-
-
-def _head(argument: str, head: LinearHead) -> dict[str, Any]:
-    return {
-        "argument": argument,
-        "weight": list(head.weight.shape),
-        "bias": head.bias is not None,
-        "dtype": _dtype(head.weight),
-    }
-
-
-def _dtype(x: torch.Tensor) -> str:
-    return str(x.dtype).removeprefix("torch.")
-
-
-def _training(training: Training | None) -> dict[str, Any]:
-    if training is None:
-        return {"kind": "optimum"}
-    kind = "gradient_descent" if isinstance(training, GradientDescent) else "gradient_flow"
-    return {"kind": kind, **asdict(training)}
 
 
 def _task(report: ForgettingReport) -> dict[str, Any]:
