@@ -57,13 +57,31 @@ MeanLoss = Annotated[
     bool,
     typer.Option(
         "--mean-loss",
-        help="LR, TIME, ridge and weight decay are meant for torch's MSELoss, the mean over samples and outputs; "
+        help="LR, TIME, ridge, weight decay and W are meant for torch's MSELoss, the mean over samples and outputs; "
         "without this, for half the sum.",
         rich_help_panel=_HOW,
     ),
 ]
 FreeBias = Annotated[
     bool, typer.Option("--free-bias", help="No ridge or weight decay on the bias.", rich_help_panel=_HOW)
+]
+Protect = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K",
+        help="Add ntkla.SpectralPenalty to the loss, to keep what the head says along the K leading modes of every "
+        "OLD.",
+        rich_help_panel=_HOW,
+    ),
+]
+ProtectWeight = Annotated[
+    float | None,
+    typer.Option(
+        metavar="W",
+        help="The weight of each such penalty; C K/2 for C outputs if left out: a mode then counts as in the loss of "
+        "OLD's samples.",
+        rich_help_panel=_HOW,
+    ),
 ]
 After = Annotated[
     str | None,
@@ -103,6 +121,8 @@ def forecast(
     weight_decay: WeightDecay = 0.0,
     mean_loss: MeanLoss = False,
     free_bias: FreeBias = False,
+    protect: Protect = None,
+    protect_weight: ProtectWeight = None,
     old_outputs: OldOutputs = None,
     new_outputs: NewOutputs = None,
     old_classes: OldClasses = None,

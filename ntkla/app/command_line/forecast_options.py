@@ -25,6 +25,8 @@ class ForecastOptions(TaskOptions):
     weight_decay: float = 0.0
     mean_loss: bool = False
     free_bias: bool = False
+    protect: int | None = None
+    protect_weight: float | None = None
     tol: float | None = None
     strict: bool = False
     top: int = 10
@@ -44,11 +46,22 @@ class ForecastOptions(TaskOptions):
                 f"--relative-ridge {USUAL_RIDGE}), or --sgd lr,steps for gradient descent that stops early."
             )
         self._require_no_stray_numbers()
+        self._check_protection()
         self.check_names()
         checks.integer("--top", self.top, least=0)
         share("--modes-share", self.modes_share)
         if self.tol is not None:
             checks.positive("--tol", self.tol)
+
+    def _check_protection(self) -> None:
+        if self.protect_weight is not None:
+            checks.nonnegative("--protect-weight", self.protect_weight)
+            if self.protect is None:
+                raise ArgumentError("--protect-weight is the weight of what --protect K protects. Add --protect 20.")
+        if self.protect is not None:
+            checks.integer("--protect", self.protect, least=1)
+            if self.free_bias:
+                raise ArgumentError("--protect and --free-bias exclude each other. Leave out --free-bias.")
 
     def _require_no_stray_numbers(self) -> None:
         """Raises ArgumentError where the numbers of --sgd were typed with blanks, which makes files of some of them."""

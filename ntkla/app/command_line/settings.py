@@ -104,10 +104,11 @@ def in_typed_units(options: ForecastOptions, error: TrainingDivergesError, setti
     assert isinstance(used, GradientDescent), "only steps can diverge"
     limit = error.largest_stable_lr * (typed.lr / used.lr)
     unit = 10.0 ** (math.floor(math.log10(limit)) - 3)
+    beside = "" if options.protect is None else " with its penalties"
     meant = "" if options.mean_loss else " If it is meant for torch's MSELoss(), the mean, add --mean-loss."
+    stable = f"up to {math.floor(limit / unit) * unit:.4g} is stable"
     return TrainingDivergesError(
-        f"--sgd: a learning rate of {typed.lr!r} diverges on this task; up to {math.floor(limit / unit) * unit:.4g} "
-        f"is stable.{meant}",
+        f"--sgd: a learning rate of {typed.lr!r} diverges on this task{beside}; {stable}.{meant}",
         limit,
     )
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from ntkla.app.command_line import inputs
-from ntkla.app.command_line.estimate import Estimate, of_forecast
+from ntkla.app.command_line.estimate import Estimate, of_forecast, of_modes
 from ntkla.app.command_line.forecast_options import ForecastOptions
+from ntkla.app.command_line.protecting import penalties
 from ntkla.app.command_line.settings import Settings, in_typed_units, settle
 from ntkla.app.failures import need
 from ntkla.app.files.cache import save
@@ -68,7 +69,11 @@ def run_forecast(options: ForecastOptions) -> bool:
 def _expected(options: ForecastOptions, files: inputs.Files) -> Estimate:
     olds = [file.features for file in files.olds.values()]
     bias, early = files.head.bias is not None, options.sgd is not None or options.flow is not None
-    return of_forecast(olds, files.new.features, files.head.outputs, bias=bias, finite=early)
+    whole = of_forecast(olds, files.new.features, files.head.outputs, bias=bias, finite=early)
+    if options.protect is None:
+        return whole
+    parts = [of_modes(old, min(options.protect, *old.shape), bias=bias) for old in olds]
+    return Estimate(sum(part.seconds for part in (whole, *parts)), max(part.bytes for part in (whole, *parts)))
 
 
 def _outcome(options: ForecastOptions, files: inputs.Files, stage: Stage) -> Outcome:
@@ -92,6 +97,7 @@ def _forecast(tasks: inputs.Tasks, settings: Settings, options: ForecastOptions)
         penalize_bias=settings.penalize_bias,
         weight_decay=settings.weight_decay,
         training=settings.training,
+        penalty=penalties(options, tasks, settings),
         q=options.modes_share,
         top=options.top,
         tol=settings.tolerance,
@@ -123,6 +129,11 @@ def _write(folder: Path, outcome: Outcome, document: str) -> list[Path]:
         written(folder / "report.json", lambda path: path.write_text(document, encoding="utf-8")),
         written(folder / "drift.safetensors", lambda path: save(arrays, path, {})),
         write_page(
-            folder / "page.png", tasks, outcome.facts, title, training=training(outcome.settings), labels=labels
+            folder / "page.png",
+            tasks,
+            outcome.facts,
+            title,
+            training=training(outcome.settings, outcome.reports.protected),
+            labels=labels,
         ),
     ]

@@ -35,7 +35,7 @@ def show(console: Console, outcome: Outcome) -> None:
         fitted = ", ".join(reports)
         console.print(f"The head was fitted to {fitted}: its accuracy before is on samples it has seen.", markup=False)
     console.print(opening(new, outcome.tasks.new, outcome.tasks.head), markup=False)
-    console.print(f"How: {training(outcome.settings)}.\n", markup=False)
+    console.print(f"How: {training(outcome.settings, outcome.reports.protected)}.\n", markup=False)
     console.print(_overview(reports))
     share = 100 * outcome.options.modes_share
     console.print(

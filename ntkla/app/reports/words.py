@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 import torch
 
 from ntkla.app.command_line.settings import Settings
 from ntkla.forgetting.heads import LinearHead
+from ntkla.forgetting.protection import ProtectedModes
 from ntkla.forgetting.ranks import Rank
 from ntkla.forgetting.report import ForgettingReport
 from ntkla.forgetting.tasks import Task
@@ -48,7 +50,7 @@ def _labels(task: Task) -> str:
     return f"label {low}" if low == high else f"labels {low} to {high}"
 
 
-def training(settings: Settings) -> str:
+def training(settings: Settings, protected: Sequence[ProtectedModes] = ()) -> str:
     """How the head is trained: numbers as typed and, where that is another loss, those of half the sum as well."""
     way, halves = _way(settings.training), settings.halves
     # Of each number its name, as it was typed, what to add to it, and as half the sum has it.
@@ -59,11 +61,21 @@ def training(settings: Settings) -> str:
         numbers.append(("ridge", settings.ridge / halves, strength, settings.ridge))
     if settings.weight_decay > 0:
         numbers.append(("weight decay", settings.weight_decay / halves, "", settings.weight_decay))
+    for (modes, weight), names in _alike(protected).items():
+        numbers.append(("penalty weight", weight / halves, f" ({modes} modes of {_and(names)})", weight))
     typed = [f"{name} {number:.6g}{more}" for name, number, more, _ in numbers]
     if halves == 1:
         return ", ".join([way, *typed])
     used = [f"{number:.4g}" for *_, number in numbers]
     return f"{way}, {_and(typed)} of the mean loss ({_and(used)} of half the sum)"
+
+
+def _alike(protected: Sequence[ProtectedModes]) -> dict[tuple[int, float], list[str]]:
+    """The names of the tasks that so many modes of are protected with such a weight."""
+    found: dict[tuple[int, float], list[str]] = {}
+    for one in protected:
+        found.setdefault((one.modes, one.weight), []).append(one.name)
+    return found
 
 
 def _rate(chosen: Training | None) -> list[tuple[str, float]]:
