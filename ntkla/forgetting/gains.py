@@ -83,6 +83,11 @@ def peaks(training: Training, eigenvalues: torch.Tensor, values: FilterValues) -
     return rounded_up(peak * (1.0 + 2.0 * training.momentum if training.nesterov else 1.0))
 
 
+def residual_bound(training: Training, high: float) -> float:
+    """Upper bound of the residual polynomial `|1 - a h_T(a)|` over [0, high]: what training leaves of a distance."""
+    return 1.0 if high <= _monotone_limit(training) else _largest_residual(training)
+
+
 def _reach(training: Training) -> float:
     if isinstance(training, GradientFlow):
         return training.time

@@ -32,7 +32,7 @@ from typing import NamedTuple
 import torch
 
 from ntkla.forgetting.filters import filter_values
-from ntkla.forgetting.gains import Gains, gains, peaks
+from ntkla.forgetting.gains import Gains, gains, peaks, residual_bound
 from ntkla.forgetting.training import GradientDescent, Training
 from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.accurate import PANEL, Bounded, accurate_adjoint, accurate_normal_matrix, accurate_sum
@@ -172,6 +172,45 @@ def trained_update(
     if inexactness is None or inexactness.others_error is None:
         return found
     return replace(found, largest_root=inexactness.others_root).with_residual_error(inexactness.others_error)
+
+
+class MatrixUpdate(NamedTuple):
+    """The update of a head by training, for problems known by their matrices.
+
+    Attributes:
+        update: float64 [K, C].
+        error_bound: 2-norm bound of each column's error, [C].
+        gains: how the run amplifies errors of its gradient.
+        kept: upper bound of `||I - h_T(A) A||`: what it leaves of an error of the head that it begins with.
+    """
+
+    update: torch.Tensor
+    error_bound: torch.Tensor
+    gains: Gains
+    kept: float
+
+
+def matrix_update(
+    hessian: BoundedMatrix, gradient: Bounded, training: Training, floor: float, objective: str
+) -> MatrixUpdate:
+    """`-h_T(A) g_0` for A and g_0 as computed, each with its error; parts 1 to 3 above.
+
+    Args:
+        hessian: A [K, K], positive semidefinite; left as it is.
+        gradient: g_0 [K, C].
+        training: the optimiser and how far it runs.
+        floor: lower bound of the eigenvalues of A.
+        objective: whose A it is, for the message.
+
+    Raises:
+        TrainingDivergesError, ScaleError
+
+    Cost: about 20 K^3 operations, and `16 K^2 C`.
+    """
+    modes = diagonalize(hessian, floor)
+    if isinstance(training, GradientDescent):
+        training.require_stable(modes.largest, objective)
+    return MatrixUpdate(*_apply(modes, gradient, training), residual_bound(training, modes.largest))
 
 
 def memory_estimate(design: Design, outputs: int, weighted: bool = False) -> int:

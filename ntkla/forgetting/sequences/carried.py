@@ -13,7 +13,7 @@ from ntkla.forgetting.sequences.learned import LearnedTask, Prepared
 from ntkla.forgetting.sequences.moments import no_moments
 from ntkla.forgetting.sequences.sequence_head import SequenceHead
 from ntkla.forgetting.sequences.settings import Settings
-from ntkla.forgetting.sequences.step import State, absorbed, solve_step
+from ntkla.forgetting.sequences.step import State, absorbed, solve_step, train_step
 from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.doubled import Doubled
 from ntkla.linalg.errors import ArgumentError
@@ -51,7 +51,7 @@ class Carried:
         checks.memory("the sums of a sequence", needed, start.device)
         none, zero = ExactNormal.zeros(columns, outputs, start.device), torch.zeros_like(start[0])
         seen = no_moments(columns, outputs, bias, start.device)
-        state = State(Doubled(start, torch.zeros_like(start)), zero, zero, none, seen)
+        state = State(Doubled(start, torch.zeros_like(start)), zero, zero, zero, none, seen)
         return cls(settings, bias, start, state, (zero, zero))
 
     @property
@@ -61,7 +61,11 @@ class Carried:
 
     def after(self, task: Prepared) -> Carried:
         """The sequence when it has learned a task."""
-        solved = solve_step(self.state, task.moments, self.settings.pull(self.bias))
+        pull, training = self.settings.pull(self.bias), self.settings.training
+        if training is None:
+            solved = solve_step(self.state, task.moments, pull)
+        else:
+            solved = train_step(self.state, task.moments, pull, training)
         state = absorbed(self.state, task.moments, task.anchor, solved, task.among_samples)
         tolerance = self.settings.tolerance
         whole = SequenceHead.of(solved.head, solved.errors, self.bias, tolerance)

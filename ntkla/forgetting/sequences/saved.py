@@ -20,6 +20,7 @@ from ntkla.forgetting.sequences.learned import LearnedTask
 from ntkla.forgetting.sequences.moments import TaskMoments
 from ntkla.forgetting.sequences.settings import Settings
 from ntkla.forgetting.sequences.step import State
+from ntkla.forgetting.training import GradientDescent, GradientFlow, Training
 from ntkla.linalg.arithmetic.doubled import Doubled
 from ntkla.linalg.arithmetic.fixed_point import FixedPoint
 from ntkla.linalg.errors import NtklaError, SavedStateError
@@ -30,7 +31,7 @@ from ntkla.linalg.status import Status
 VERSION = 1
 _KIND = "ntkla.TaskSequence"
 _SUMS = ("guard.square", "guard.right", "seen.square", "seen.right")
-_VECTORS = ("energy", "handed_on", "errors.weights", "errors.last")
+_VECTORS = ("inherited", "handed_on", "errors.weights", "errors.last")
 _HEADS = ("start", "head.high", "head.low")
 _NAMES = {"about", *_SUMS, *_VECTORS, *_HEADS}
 
@@ -39,14 +40,14 @@ def state_of(carried: Carried) -> dict[str, torch.Tensor]:
     """The tensors of a sequence by name: int64 limbs, float64 heads and bounds, and the uint8 entry "about"."""
     state, seen = carried.state, carried.state.seen
     sums = dict(zip(_SUMS, (state.guard.square, state.guard.right, seen.normal.square, seen.normal.right), strict=True))
-    vectors = dict(zip(_VECTORS, (state.energy, state.handed_on, *carried.errors), strict=True))
+    vectors = dict(zip(_VECTORS, (state.inherited, state.handed_on, *carried.errors), strict=True))
     heads = dict(zip(_HEADS, (carried.start, *state.head), strict=True))
     limbs = {name: one.limbs for name, one in sums.items()}
     tensors = {name: x.clone().contiguous() for name, x in {**limbs, **vectors, **heads}.items()}
     about = {
         "kind": _KIND,
         "version": VERSION,
-        "settings": asdict(carried.settings),
+        "settings": {**asdict(carried.settings), "training": _told(carried.settings.training)},
         "bias": carried.bias,
         "lowest": {name: one.lowest for name, one in sums.items()},
         "samples": seen.samples,
@@ -98,20 +99,28 @@ def _about(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 def _carried(about: dict[str, Any], x: dict[str, torch.Tensor]) -> Carried:
     settings = dict(about["settings"])
-    tolerance = settings.pop("tolerance")
+    tolerance, training = settings.pop("tolerance"), settings.pop("training")
     sums = [FixedPoint(x[name], int(about["lowest"][name])) for name in _SUMS]
     bias, start = bool(about["bias"]), x["start"]
     seen = TaskMoments(ExactNormal(sums[2], sums[3]), bias, int(about["samples"]), float(about["least_weight"]))
     head = Doubled(x["head.high"], x["head.low"])
     _require_shapes(x, start)
     return Carried(
-        Settings.checked(**settings, tol=tolerance),
+        Settings.checked(**settings, tol=tolerance, training=None if training is None else _training(**training)),
         bias,
         start,
-        State(head, x["energy"], x["handed_on"], ExactNormal(sums[0], sums[1]), seen),
+        State(head, x["inherited"], x["handed_on"], x["errors.last"], ExactNormal(sums[0], sums[1]), seen),
         (x["errors.weights"], x["errors.last"]),
         tuple(LearnedTask(**{**task, "status": Status(**task["status"])}) for task in about["tasks"]),
     )
+
+
+def _told(training: Training | None) -> dict[str, Any] | None:
+    return None if training is None else {"kind": type(training).__name__, **asdict(training)}
+
+
+def _training(kind: str, **settings: Any) -> Training:
+    return {one.__name__: one for one in (GradientDescent, GradientFlow)}[kind](**settings)
 
 
 def _require_shapes(x: dict[str, torch.Tensor], start: torch.Tensor) -> None:

@@ -24,6 +24,7 @@ from ntkla.forgetting.sequences.preparing import (
 )
 from ntkla.forgetting.sequences.settings import Settings
 from ntkla.forgetting.tasks import Task
+from ntkla.forgetting.training import Training
 from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError
 
@@ -52,6 +53,8 @@ class TaskSequence(Memory):
         modes: k, how many modes of each task's probes are protected, each for all outputs; 0 for none.
         penalize_bias: whether ridge and weight decay apply to the bias as to any weight.
         weight_decay: absolute, >= 0, pulls towards zero.
+        training: None for the optimum of each task, or `GradientDescent` / `GradientFlow` for training that stops
+            early, with a fresh optimiser for each.
         tol: a head's relative bound up to which its status is certified, default 1e-10.
 
     Raises:
@@ -70,10 +73,17 @@ class TaskSequence(Memory):
         modes: int = 0,
         penalize_bias: bool = True,
         weight_decay: float = 0.0,
+        training: Training | None = None,
         tol: float | None = None,
     ) -> None:
         settings = Settings.checked(
-            ridge=ridge, weight=weight, modes=modes, penalize_bias=penalize_bias, weight_decay=weight_decay, tol=tol
+            ridge=ridge,
+            weight=weight,
+            modes=modes,
+            penalize_bias=penalize_bias,
+            weight_decay=weight_decay,
+            training=training,
+            tol=tol,
         )
         self._carried = Carried.begin(checks.instance("head", head, LinearHead), settings)
         self._kept: dict[str, Kept] = {}

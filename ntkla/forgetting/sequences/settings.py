@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ntkla.forgetting.sequences.step import Pull
+from ntkla.forgetting.training import Training, require_training
 from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError, RidgeError
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, NEGLIGIBLE
@@ -20,6 +21,7 @@ class Settings:
     penalize_bias: bool
     weight_decay: float
     tolerance: float
+    training: Training | None = None
 
     @classmethod
     def checked(
@@ -31,6 +33,7 @@ class Settings:
         penalize_bias: object = True,
         weight_decay: object = 0.0,
         tol: object = None,
+        training: Training | None = None,
     ) -> Settings:
         """The settings when they are in their ranges; RidgeError or ArgumentError otherwise."""
         return cls(
@@ -40,6 +43,7 @@ class Settings:
             checks.flag("penalize_bias", penalize_bias),
             checks.nonnegative("weight_decay", weight_decay),
             DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol),
+            None if training is None else require_training(training),
         )
 
     def protecting(self, modes: int, weight: object) -> Settings:
@@ -55,7 +59,8 @@ class Settings:
         decay = f", weight decay {self.weight_decay:.4g}" if self.weight_decay else ""
         guarded = self.modes > 0 and self.weight > 0
         guard = f"{self.modes} modes a task with weight {self.weight:.4g}" if guarded else "no penalty"
-        return f"ridge {self.ridge:.4g}{decay}, {guard}"
+        what = "" if self.training is None else f"{self.training}, "
+        return f"{what}ridge {self.ridge:.4g}{decay}, {guard}"
 
 
 def _penalty_weight(weight: object) -> float:

@@ -105,12 +105,12 @@ def solve_dense(matrix: Enclosed, right: Enclosed, floor: Floor) -> DenseSolutio
     """
     x = Doubled(torch.zeros_like(right.value.high), torch.zeros_like(right.value.high))
     factor = _Factor.of(matrix.value.high)
-    corrections, rho = 0, _residual(matrix, right, x)
+    corrections, rho = 0, dense_residual(matrix, right, x)
     while factor is not None and corrections < _MOST_CORRECTIONS:
         if bool((norm_upper(rho.value, dim=0) <= rho.error).all()):
             break
         tried = add(x, factor.solve(rho.value))
-        after = _residual(matrix, right, tried)
+        after = dense_residual(matrix, right, tried)
         if not float(norm_upper(after.value)) <= 0.5 * float(norm_upper(rho.value)):
             break
         x, rho, corrections = tried, after, corrections + 1
@@ -139,7 +139,7 @@ class _Factor:
         return torch.cholesky_solve(rho * self.scale[:, None], self.triangle) * self.scale[:, None]
 
 
-def _residual(matrix: Enclosed, right: Enclosed, x: Doubled) -> Bounded:
+def dense_residual(matrix: Enclosed, right: Enclosed, x: Doubled) -> Bounded:
     """G - A X and the 2-norm bound of each column's error, [C]."""
     (a, a_low), a_norm = matrix.value, float(norm_upper(matrix.value.high))
     low_norm, x_norm, x_low = float(norm_upper(a_low)), norm_upper(x.high, dim=0), norm_upper(x.low, dim=0)

@@ -56,6 +56,30 @@ def exact_heads(start, tasks, anchors, *, ridge, weight_decay=0.0, bias=True, pe
     return heads
 
 
+def trained_heads(start, tasks, anchors, training, *, ridge, weight_decay=0.0, penalize_bias=True):
+    """The heads after full-batch gradient descent on each task, with a bias: torch's SGD, step by step."""
+    head, (columns, outputs) = rational(start), start.shape
+    mask = [1.0] * (columns - 1) + [float(penalize_bias)]
+    pull, decay = diagonal([ridge * m for m in mask]), diagonal([weight_decay * m for m in mask])
+    guard, target = flint().fmpq_mat(columns, columns), flint().fmpq_mat(columns, outputs)
+    lr, m = (flint().fmpq(*float(x).as_integer_ratio()) for x in (training.lr, training.momentum))
+    heads = []
+    for task, rows in zip(tasks, anchors, strict=True):
+        square, right = sums(task, True)
+        matrix, constant = square + guard + pull + decay, right + target + pull * head
+        velocity = flint().fmpq_mat(columns, outputs)
+        for _ in range(training.steps):
+            gradient = matrix * head - constant
+            velocity = velocity * m + gradient
+            head = head - (gradient + velocity * m if training.nesterov else velocity) * lr
+        heads.append(head)
+        if rows.shape[0]:
+            z = rational(rows)
+            guard += z.transpose() * z
+            target += z.transpose() * (z * head)
+    return heads
+
+
 def parts_of_errors(head: torch.Tensor, low: torch.Tensor, exact, *, bias: bool) -> tuple[list, list]:
     """Balls: the 2-norm of each column of high + low - exact, without the last row for a bias, and |last row|."""
     columns = (rational(head) + rational(low) - exact).transpose().tolist()

@@ -75,7 +75,7 @@ def test_writing_leaves_one_file_and_replaces_it_whole(file):
 def test_an_infinite_bound_is_saved(tmp_path):
     one = after(1)
     state = one._carried.state
-    object.__setattr__(state, "energy", torch.full_like(state.energy, torch.inf))
+    object.__setattr__(state, "inherited", torch.full_like(state.inherited, torch.inf))
     one.learn(TASKS[1])
     one.save(tmp_path / "x")
     assert TaskSequence.load(tmp_path / "x").tasks[-1].status.code == "uncertified"
@@ -147,7 +147,7 @@ def test_what_is_no_sequence_of_this_version_is_named(file, change, words):
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda x: x.update({"energy": x["energy"][:-1].clone()}),
+        lambda x: x.update({"inherited": x["inherited"][:-1].clone()}),
         lambda x: x.update({"start": x["start"].to(torch.float32)}),
         lambda x: x.update({"guard.right": x["guard.right"][:, :-1].clone()}),
     ],

@@ -13,6 +13,7 @@ from ntkla.forgetting.sequences.sequence_head import SequenceHead
 from ntkla.linalg.arithmetic.doubled import Doubled
 from ntkla.linalg.precision import U64
 from ntkla.linalg.solve.dense import solve_dense
+from ntkla.testing import hostile_states
 from ntkla.testing.spectra import normal
 from tests.forgetting.sequences.curricula import F, learned, some_head, task, zero_head
 from tests.forgetting.sequences.rational import exact_heads, parts_of_errors
@@ -32,10 +33,12 @@ PROBES = {
 TASKS = [task(0), task(1, weighted=True), task(2), task(0, seed=3)]
 
 
-def exact(states: list[Carried], rows: list[torch.Tensor], **settings):
+def exact(states: list[Carried], rows: list[torch.Tensor], tasks=None, **settings):
     known = {key: value for key, value in settings.items() if key in ("weight_decay", "penalize_bias")}
     bias = states[0].bias
-    return exact_heads(states[0].start, TASKS, rows, ridge=states[0].settings.ridge, bias=bias, **known)
+    return exact_heads(
+        states[0].start, TASKS if tasks is None else tasks, rows, ridge=states[0].settings.ridge, bias=bias, **known
+    )
 
 
 def judged(head: SequenceHead, truth) -> list[tuple[float, float]]:
@@ -57,6 +60,19 @@ def test_every_head_is_within_its_bound(settings, probes, bias):
         # Tight: the head is the exact one rounded once, and the bound is that rounding.  Probes that are no samples of
         # their task are bounded through the ridge alone, and by more with every task.
         assert probes == "others" or state.current.relative_bound <= 4 * U64
+
+
+@pytest.mark.parametrize("name", hostile_states())
+def test_no_state_of_the_process_breaks_a_bound(name):
+    tasks, settings = TASKS[:3], SETTINGS[3]
+    with hostile_states()[name]():
+        _, states, rows = learned(tasks, head=some_head(), **settings)
+        joint = states[-1].joint(None)
+    plain = learned(tasks, head=some_head(), **settings)[1][-1]
+    assert plain.state.seen.equals(states[-1].state.seen)
+    for state, truth in zip(states, exact(states, rows, tasks, **settings), strict=True):
+        assert all(error <= claim for claim, error in judged(state.current, truth))
+    assert joint.status.certified
 
 
 def test_a_bound_scaled_down_is_seen():
@@ -111,8 +127,8 @@ def test_bounds_that_forget_earlier_errors_are_seen(monkeypatch):
     plain = step.solve_step
 
     def forgetful(state, moments, pull):
-        none = torch.zeros_like(state.energy)
-        return plain(replace(state, energy=none, handed_on=none), moments, pull)
+        none = torch.zeros_like(state.inherited)
+        return plain(replace(state, inherited=none, handed_on=none), moments, pull)
 
     monkeypatch.setattr("ntkla.forgetting.sequences.carried.solve_step", forgetful)
     _, states, rows = learned(TASKS, **SETTINGS[0])

@@ -11,6 +11,7 @@ from ntkla.forgetting.sequences.preparing import prepared
 from ntkla.forgetting.sequences.sequence import TaskSequence
 from ntkla.forgetting.spectral_penalty import SpectralPenalty
 from ntkla.forgetting.tasks import Task
+from ntkla.forgetting.training import GradientDescent
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.precision import U64, gamma, norm_upper
 from tests.forgetting.sequences.curricula import CLASSES, F, learned, some_head, task
@@ -54,11 +55,28 @@ class Trainer:
             torch.optim.LBFGS(parameters, max_iter=100, history_size=60, line_search_fn=search, **rest).step(closure)
         closure()
         gradient = torch.cat([self.layer.weight.grad, self.layer.bias.grad[:, None]], 1)
-        with torch.no_grad():
-            seen = probes.to(torch.float64)
-            modes = eigenmodes(probes, self.modes, bias=True)
-            self.penalties.append((SpectralPenalty(modes, self.layer(seen), self.weight), seen))
+        self.remember(probes)
         return torch.linalg.vector_norm(gradient, dim=1)
+
+    def descend(self, one: Task, probes: torch.Tensor, training: GradientDescent) -> None:
+        """Full-batch SGD, as many steps as it says."""
+        start = [p.detach().clone() for p in self.layer.parameters()]
+        optimiser = torch.optim.SGD(
+            self.layer.parameters(), lr=training.lr, momentum=training.momentum, nesterov=training.nesterov
+        )
+        for _ in range(training.steps):
+            optimiser.zero_grad()
+            self.loss(one, start).backward()
+            optimiser.step()
+        self.remember(probes)
+
+    @torch.no_grad()
+    def remember(self, probes: torch.Tensor) -> None:
+        """Protects the modes of these probes, at the outputs of now, in all that follows."""
+        seen, modes = probes.to(torch.float64), eigenmodes(probes, self.modes, bias=True)
+        self.penalties.append((SpectralPenalty(modes, self.layer(seen), self.weight), seen))
+        root = math.sqrt(2 * self.weight / (CLASSES * self.modes))
+        self.rows = root * modes.basis.T @ torch.cat([seen, torch.ones_like(seen[:, :1])], 1)
 
     @property
     def stacked(self) -> torch.Tensor:
