@@ -58,7 +58,7 @@ def cross_entropy_targets(
     return targets if class_weights is None else targets * _class_weights(class_weights, targets)
 
 
-def checked_targets(targets: torch.Tensor, samples: int, classes: int | None) -> torch.Tensor:
+def checked_targets(targets: torch.Tensor | None, samples: int, classes: int | None) -> torch.Tensor:
     """Targets as a caller gives them, labels [n] or soft targets [n, C], as float64 [n, C] >= 0.
 
     Raises:

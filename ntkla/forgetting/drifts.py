@@ -10,18 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
 from ntkla.forgetting.drift_bound import Drift, RowSizes, drift_of, drift_scale, root_mean_square
-from ntkla.forgetting.grouped import GroupedSolve
 from ntkla.forgetting.trained import TrainedUpdate
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.precision import NEGLIGIBLE, norm_upper, ratio
 from ntkla.linalg.results import Result
 from ntkla.linalg.solve.normal_solver import SolveDiagnostics
-from ntkla.linalg.solve.stability import SolutionError
+from ntkla.linalg.solve.stability import SolutionError, Stability
 from ntkla.linalg.status import CERTIFIED, Status
 
 
@@ -36,7 +35,7 @@ class Forgetting(Result):
         error_bound: [n_A, C], `|drift - exact drift| <= error_bound` entry by entry.
         update_error_bound: [C], 2-norm bound of the error of one output's weights (and bias).
         relative_bound: `||error_bound||_F / max(||drift||_F, || |Phi_A| |dW|^T ||_F)`.
-        route: `"primal"`, `"dual"`, or the spectral route of finite training.
+        route: `"primal"`, `"dual"`, `"spectral"` for training that stops early, or `"newton"` under cross-entropy.
         status: `certified` when `relative_bound <= tol`.
         diagnostics: how the update was reached.
     """
@@ -100,7 +99,26 @@ class _Seen(NamedTuple):
         return cls(drift, scale, ratio(size, scale))
 
 
-def drifts_at_the_optimum(views: Sequence[View], solve: GroupedSolve) -> list[Forgetting]:
+class Optimum(Protocol):
+    """A certified update [K, C] that can be improved: `GroupedSolve` under squared loss, or that of another loss."""
+
+    @property
+    def tolerance(self) -> float: ...  # noqa: D102
+    @property
+    def stability(self) -> Stability: ...  # noqa: D102
+    @property
+    def route(self) -> str: ...  # noqa: D102
+    @property
+    def x(self) -> torch.Tensor: ...  # noqa: D102
+    @property
+    def error(self) -> SolutionError: ...  # noqa: D102
+    def reach_tolerance(self) -> None: ...  # noqa: D102
+    def reach(self, size: float) -> None: ...  # noqa: D102
+    def status(self, relative_bound: float) -> Status: ...  # noqa: D102
+    def diagnostics(self, relative_bound: float) -> SolveDiagnostics: ...  # noqa: D102
+
+
+def drifts_at_the_optimum(views: Sequence[View], solve: Optimum) -> list[Forgetting]:
     """Refines until the relative bound of every drift, not only of the update, meets the tolerance."""
     tolerance = solve.tolerance
     sizes = [RowSizes.of(view.design, solve.stability) for view in views]

@@ -37,6 +37,7 @@ def forecast(
     weight_decay: float = 0.0,
     training: Training | None = None,
     penalty: Penalties | None = None,
+    loss: str = "squared",
     modes: FeatureModes | None = None,
     q: float = 0.9,
     top: int = 10,
@@ -57,6 +58,7 @@ def forecast(
     weight_decay: float = 0.0,
     training: Training | None = None,
     penalty: Penalties | None = None,
+    loss: str = "squared",
     modes: Mapping[str, FeatureModes] | None = None,
     q: float = 0.9,
     top: int = 10,
@@ -76,6 +78,7 @@ def forecast(
     weight_decay: float = 0.0,
     training: Training | None = None,
     penalty: Penalties | None = None,
+    loss: str = "squared",
     modes: Modes | None = None,
     q: float = 0.9,
     top: int = 10,
@@ -100,6 +103,9 @@ def forecast(
             own.  One of these, or a sequence, where the names play no part.  `columns` of a penalty are outputs of the
             head; a penalty without is of all, or of those that its task uses.  Its reference is compared with what the
             head says about the probes.  Needs `penalize_bias`.
+        loss: `"squared"`, or `"cross_entropy"` of the softmax over the outputs that the new task uses, its targets >= 0
+            (one-hot, smoothed or soft; the total of a row weighs its sample): the optimum of `softmax_regression`, as
+            for `predict_forgetting`.
         modes: the old features' modes when they are known: the `modes` of an earlier report, or a mapping from names.
         q: the share for k_G and k*.
         top: how many of the samples that drift most are told one by one.
@@ -110,7 +116,7 @@ def forecast(
 
     Raises:
         ArgumentError, ShapeError, DtypeError, DeviceError, LabelError, RidgeError, ScaleError, MemoryEstimateError,
-        TrainingDivergesError, NotCertifiedError
+        TrainingDivergesError, UnsupportedTrainingError, NotCertifiedError
 
     Cost: that of `predict_forgetting`, `6 n_B F C` for the residual, and for each old task that of its modes unless
     they are given.  Deterministic but for the times.
@@ -125,6 +131,7 @@ def forecast(
         route=route,
         tol=tol,
         strict=strict,
+        loss=loss,
         protected=protected_tasks(penalty, olds, head.outputs),
     )
     wanted = Wanted(share_between_0_and_1(q), checks.integer("top", top, least=0))

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from ntkla.forgetting.protection import Protected
 from ntkla.forgetting.training import Training, require_training
 from ntkla.linalg import checks
-from ntkla.linalg.errors import ArgumentError
+from ntkla.linalg.entropy.solve import DEFAULT_TOLERANCE as ENTROPY_TOLERANCE
+from ntkla.linalg.errors import ArgumentError, UnsupportedTrainingError
 from ntkla.linalg.precision import DEFAULT_TOLERANCE
 from ntkla.linalg.solve.cost import ROUTES
+
+LOSSES = ("squared", "cross_entropy")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Learning:
     tolerance: float
     strict: bool
     protected: tuple[Protected, ...] = ()
+    loss: str = "squared"
 
     @classmethod
     def checked(
@@ -37,10 +41,14 @@ class Learning:
         tol: object = None,
         strict: object = False,
         protected: tuple[Protected, ...] = (),
+        loss: object = "squared",
     ) -> Learning:
         """The settings when they are in their ranges; RidgeError or ArgumentError otherwise."""
         if training is not None:
             require_training(training)
+        if checks.choice("loss", loss, LOSSES) == "cross_entropy":
+            _require_optimum(training, protected)
+        exact = DEFAULT_TOLERANCE if loss == "squared" else ENTROPY_TOLERANCE
         if protected and checks.flag("penalize_bias", penalize_bias) is False:
             raise ArgumentError(
                 "penalize_bias: with a penalty expected True, got False. The forecast eliminates a free bias through "
@@ -53,13 +61,30 @@ class Learning:
             checks.nonnegative("weight_decay", weight_decay),
             training,
             checks.choice("route", route, ROUTES),
-            DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol),
+            exact if tol is None else checks.positive("tol", tol),
             checks.flag("strict", strict),
             protected,
+            str(loss),
         )
 
     def __str__(self) -> str:
         what = "the optimum" if self.training is None else str(self.training)
+        what += " under cross-entropy" if self.loss == "cross_entropy" else ""
         decay = f", weight decay {self.weight_decay:.4g}" if self.weight_decay > 0 else ""
         protected = "".join(f", {one.told}" for one in self.protected)
         return f"{what}, ridge {self.ridge:.4g}{decay}{protected}"
+
+
+def _require_optimum(training: Training | None, protected: tuple[Protected, ...]) -> None:
+    """Raises for what has no forecast under cross-entropy."""
+    if training is not None:
+        raise UnsupportedTrainingError(
+            f"training: expected None with loss='cross_entropy', got {training}. Training that stops early has a "
+            "closed form under squared loss only: the softmax makes every step depend on the last. Forecast the "
+            "optimum, or use loss='squared'."
+        )
+    if protected:
+        raise ArgumentError(
+            "penalty: expected none with loss='cross_entropy': its optimum is forecast without penalties. Use "
+            "loss='squared', or train with the penalty and tell its drift with ntkla.drift_split."
+        )

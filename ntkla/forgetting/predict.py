@@ -18,6 +18,7 @@ from dataclasses import replace
 
 import torch
 
+from ntkla.forgetting.cross_entropy import entropy_drifts, targets_of_residual
 from ntkla.forgetting.drifts import Forgetting, View, drifts_after_training, drifts_at_the_optimum
 from ntkla.forgetting.grouped import GroupedSolve, grouped_training
 from ntkla.forgetting.heads import LinearHead
@@ -45,6 +46,7 @@ def predict_forgetting(
     head: LinearHead | None = None,
     training: Training | None = None,
     penalty: Penalty | None = None,
+    loss: str = "squared",
     weights: torch.Tensor | None = None,
     residual_error: torch.Tensor | None = None,
     route: str = "auto",
@@ -61,18 +63,22 @@ def predict_forgetting(
         bias: whether the head has a bias, one more feature that is 1 for every sample.
         penalize_bias: whether ridge and weight decay apply to the bias as to any weight.
         weight_decay: absolute, >= 0, pulls towards zero; needs `head`.  `from_torch_sgd` converts torch's convention.
-        head: the old head W_A; used only with `weight_decay` and `penalty`.
+        head: the old head W_A; used only with `weight_decay`, `penalty` and cross-entropy, which needs it.
         training: None for the optimum, or `GradientDescent` / `GradientFlow` for training that stops early.
         penalty: a `SpectralPenalty` that is added to the loss, whose probes are the old features in their order; or a
             `Protection`, whose probes have features of their own; or several of either.  It compares its reference with
             what `head` says about the probes; without a head the reference is taken to be exactly that.  `columns` of
             a penalty are the residual's.  Needs `penalize_bias`.
+        loss: `"squared"`, or `"cross_entropy"`: then `residual_new` is `softmax(outputs) - target` at the old head,
+            targets >= 0 that sum to 1 in each row, and the forecast is that of the optimum of `softmax_regression`
+            (`cross_entropy.py`); `diagnostics.gauss_newton_difference` tells how far the one-step prediction is from
+            it.  Without `training` and `penalty`; `forecast` and `softmax_regression` take targets of any total.
         weights: [n_B], of each new sample in the loss, any of these dtypes, taken as exact: each 0 (the sample is left
             out) or at least 1.2e-271, one at least above 0; None for 1 each.
         residual_error: [C], bounds of the 2-norm of each residual column's own error, which the bounds then include;
             None takes `residual_new` as exact.
         route: `"primal"`, `"dual"` or `"auto"` (the cheaper); ignored with `training`.
-        tol: wanted relative bound, default 1e-10; a looser one is faster.
+        tol: wanted relative bound, default 1e-10 (1e-7 under cross-entropy); a looser one is faster.
         strict: whether a status that is not certified raises `NotCertifiedError` instead of being returned.
 
     Returns:
@@ -80,7 +86,7 @@ def predict_forgetting(
 
     Raises:
         DtypeError, ShapeError, DeviceError, NonFiniteError, ScaleError, RidgeError, ArgumentError, MemoryEstimateError,
-        TrainingDivergesError, NotCertifiedError
+        TrainingDivergesError, UnsupportedTrainingError, NotCertifiedError
 
     Cost: `n_B F min(n_B, F)` operations for the factor, `4 n_B F C` for each residual (3 or 6 times that at level 1 or
     2), `2 n_A F C` for the drift.  A penalty of k modes counts as k more samples, whose features cost `6 n F k`;
@@ -101,12 +107,31 @@ def predict_forgetting(
         tol=tol,
         strict=strict,
         protected=protected_outputs(penalty, features_old, residual_new.shape[1]),
+        loss=loss,
     )
     bias = checks.flag("bias", bias)
     inexact = None if residual_error is None else _residual_error(residual_error, residual_new)
     view, new = View(DesignMatrix(features_old, bias)), DesignMatrix(features_new, bias)
+    if learning.loss == "cross_entropy":
+        return _softmax_forecast(view, new, residual_new, inexact, learning, head, weights)
     found = drifts([view], new, residual_new, learning, head=head, residual_error=inexact, weights=weights)
     return found[0]
+
+
+def _softmax_forecast(
+    view: View,
+    new: DesignMatrix,
+    residual: torch.Tensor,
+    residual_error: torch.Tensor | None,
+    learning: Learning,
+    head: LinearHead | None,
+    weights: torch.Tensor | None,
+) -> Forgetting:
+    """The same under cross-entropy."""
+    start = _start(head, new, residual.shape[1])
+    counted = None if weights is None else SampleWeights.checked("weights", weights, new, residual).values
+    targets, error = targets_of_residual(residual, residual_error, new, start, counted)
+    return entropy_drifts([view], new, targets, learning, start, weights=weights, gradient_error=error)[0]
 
 
 def drifts(
@@ -198,8 +223,8 @@ def _start(head: LinearHead | None, design: DesignMatrix, outputs: int) -> torch
     """W_A^T with its bias row, [K, C], checked against the problem."""
     if not isinstance(head, LinearHead):
         raise ArgumentError(
-            f"head: weight_decay pulls it towards zero and a penalty compares it: expected the old LinearHead, got "
-            f"{type(head).__name__}."
+            f"head: weight_decay pulls it towards zero, a penalty compares it and the softmax depends on its outputs: "
+            f"expected the old LinearHead, got {type(head).__name__}."
         )
     if (head.bias is not None) != design.bias:
         raise ArgumentError(

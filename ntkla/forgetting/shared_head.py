@@ -4,6 +4,8 @@ The residual `R_B = Phi_B W_A^T - Y_B` is formed here beyond float64 and rounded
 drift is in the bounds: `||A^-1 Phi^T||` times it for the optimum, `||h_T(A) Phi^T||` times it for training that stops
 early (`linalg.stability`, `forgetting.gains`).
 
+Under cross-entropy the targets themselves are handed on, and the softmax is over the outputs that the new task uses.
+
 The new task trains the outputs that it uses and leaves the others as they are: an old prediction drifts in an output
 that both tasks use, and by exactly 0 in every other.  What a penalty protects of those plays no part.
 """
@@ -15,6 +17,8 @@ from dataclasses import replace
 
 import torch
 
+from ntkla.forgetting.cross_entropy import entropy_drifts
+from ntkla.forgetting.cross_entropy_targets import checked_targets
 from ntkla.forgetting.drifts import Forgetting, View
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.learning import Learning
@@ -33,7 +37,6 @@ def new_residual(new: Task, head: LinearHead) -> Bounded:
 def drifts_of_tasks(olds: Sequence[Task], new: Task, head: LinearHead, learning: Learning) -> list[Forgetting]:
     """The drift of each old task's own outputs, and the update of the whole head."""
     bias, trained = head.bias is not None, head.select(new.outputs)
-    residual = new_residual(new, trained)
     both = [_shared(task.outputs, new.outputs, head) for task in olds]
     views = [
         View(DesignMatrix(task.features, bias), None if shared is None else positions(shared, outputs_of(new, head)))
@@ -42,9 +45,14 @@ def drifts_of_tasks(olds: Sequence[Task], new: Task, head: LinearHead, learning:
     design = DesignMatrix(new.features, bias)
     protected = [one.among(new.outputs, head.outputs) for one in learning.protected]
     learning = replace(learning, protected=tuple(one for one in protected if one is not None))
-    found = drifts(
-        views, design, residual.value, learning, head=trained, residual_error=residual.error, weights=new.weights
-    )
+    if learning.loss == "cross_entropy":
+        targets = checked_targets(new.targets, design.rows, None)
+        found = entropy_drifts(views, design, targets, learning, trained.stacked(), weights=new.weights)
+    else:
+        residual = new_residual(new, trained)
+        found = drifts(
+            views, design, residual.value, learning, head=trained, residual_error=residual.error, weights=new.weights
+        )
     return [
         _spread(one, outputs_of(task, head), shared, outputs_of(new, head), head.outputs)
         for one, task, shared in zip(found, olds, both, strict=True)

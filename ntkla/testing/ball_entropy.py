@@ -10,7 +10,7 @@ convex.  Nothing of it is shared with the certificates of `ntkla.linalg.entropy`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -44,6 +44,7 @@ def softmax_optimum(
     head_weight: torch.Tensor | None = None,
     head_bias: torch.Tensor | None = None,
     near: torch.Tensor | None = None,
+    exact_targets: Callable[[], list[list[Any]]] | None = None,
 ) -> Exact:
     """The update X of `ntkla.softmax_regression`, exactly: [F, C], with the bias as one more row.
 
@@ -53,6 +54,8 @@ def softmax_optimum(
         ridge, bias, penalize_bias, weights: as there; biases that are free are taken to sum to zero.
         weight_decay: pulls the whole head to zero.
         head_weight, head_bias: what the ridge pulls to, [C, F] and [C]; zero when None.
+        exact_targets: a rule that gives y as rows of balls at the working precision, where it is no tensor; `targets`
+            then only says its shape.
         near: [F (+ 1), C], where Newton's method begins; None for zero.  It only saves time: the proof is Krawczyk's.
     """
     outputs = targets.shape[1]
@@ -60,6 +63,8 @@ def softmax_optimum(
 
     def compute() -> Any:
         parts = _parts(features, targets, ridge, bias, penalize_bias, weights, weight_decay, head_weight, head_bias)
+        if exact_targets is not None:
+            parts = parts._replace(targets=exact_targets())
         columns = len(parts.penalty)
         unknowns = [(k, c) for k in range(columns) for c in range(outputs)]
         if free:
@@ -147,6 +152,11 @@ def _derivatives(
 
 def _softmax(phi: Sequence[Any], rows: Sequence[Sequence[Any]], base: Sequence[Any]) -> list[Any]:
     z = [b + sum((f * row[c] for f, row in zip(phi, rows, strict=True)), flint().arb(0)) for c, b in enumerate(base)]
+    return softmax_rows(z)
+
+
+def softmax_rows(z: Sequence[Any]) -> list[Any]:
+    """The softmax of one row of balls."""
     top = max(range(len(z)), key=lambda c: float(z[c].mid()))
     powers = [(value - z[top]).exp() for value in z]
     total = sum(powers, flint().arb(0))

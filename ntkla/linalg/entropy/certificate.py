@@ -75,7 +75,8 @@ def certify(problem: EntropyProblem, x: torch.Tensor, level: int) -> Certificate
     # With one output nothing varies.
     delta = 0.0 if problem.outputs == 1 else (delta + counted_size(problem, soft.moved)) * SHORT_CHAIN
     gradient = _gradient(problem, soft, x, level)
-    rounding = (float(norm_upper(gradient.error)) + _mass(problem.row_norms, soft.error)) * SHORT_CHAIN
+    rounding = float(norm_upper(gradient.error)) + _mass(problem.row_norms, soft.error) + problem.gradient_error
+    rounding *= SHORT_CHAIN
     measured = float(norm_upper(gradient.value))
     if problem.free_bias:
         error, left, curvature = _free(problem, x, soft, measured, rounding, delta)

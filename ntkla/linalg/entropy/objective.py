@@ -37,6 +37,7 @@ class EntropyProblem:
         shift: Doubled [K, C], or None for zero.
         weights: w, float64 [n], >= 0, or None for 1 each.
         free_bias: whether the last entry of the penalty is 0 because it belongs to a bias.
+        gradient_error: upper bound of what an error of the targets adds to the gradient, in norm.
     """
 
     design: DesignMatrix
@@ -46,6 +47,7 @@ class EntropyProblem:
     shift: Doubled | None = None
     weights: torch.Tensor | None = None
     free_bias: bool = False
+    gradient_error: float = 0.0
 
     def with_base(self, base: Bounded) -> EntropyProblem:
         """The same for a head with these outputs before training."""

@@ -51,25 +51,43 @@ class SoftResidual(NamedTuple):
     moved: torch.Tensor
 
 
-def soft_residual(problem: EntropyProblem, z: torch.Tensor) -> SoftResidual:
-    """T for computed outputs z, float64 [n, C]."""
-    outputs = problem.outputs
+class Softmax(NamedTuple):
+    """The softmax of outputs z: rounded, [n, C]; the largest output of each row, [n, 1]; and `SoftResidual.moved`."""
+
+    probabilities: torch.Tensor
+    top: torch.Tensor
+    moved: torch.Tensor
+
+
+def softmax_of(z: torch.Tensor) -> Softmax:
+    """For float64 z [n, C], taken as exact; entries are within twice `gamma_(2 depth + 6)` of what `moved` explains."""
     largest, top = z.max(1, keepdim=True)
     powers = (z - largest).clamp_(min=_LOWEST).exp_()
     probabilities = powers / pairwise_sums(powers)[:, None]
+    reach = torch.maximum(z.amax(1), -z.amin(1))
+    relative = softmax_rounding(z.shape[1]) * (1.0 + 1.0 / probabilities.gather(1, top)[:, 0]).sqrt()
+    return Softmax(probabilities, top, rounded_up(U64 * (2.0 * reach + 4.0 * EXP_ULPS) + relative + 4 * TINY64))
+
+
+def softmax_rounding(outputs: int) -> float:
+    """`gamma_(2 depth + 6)`."""
+    return gamma(2 * pairwise_depth(outputs) + 6)
+
+
+def soft_residual(problem: EntropyProblem, z: torch.Tensor) -> SoftResidual:
+    """T for computed outputs z, float64 [n, C]."""
+    outputs = problem.outputs
+    probabilities, top, moved = softmax_of(z)
     counted = probabilities * problem.counts
     others = (counted - problem.weighted_targets).scatter_(1, top, 0.0)
     value = others.scatter(1, top, -pairwise_sums(others)[:, None])
     depth = pairwise_depth(outputs)
     error = (2.0 * U64 + gamma(depth)) * pairwise_sums(others.abs())
     if problem.weights is not None:
-        error = error + 2.0 * U64 * pairwise_sums(problem.weighted_targets.scatter(1, top, 0.0))
+        error = error + 2.0 * U64 * pairwise_sums(problem.weighted_targets.abs().scatter_(1, top, 0.0))
     # Lifted outputs, and what underflows in products and sums.
     error = error + problem.counts[:, 0] * (4.0 * outputs * 2.0**-1009) + 8 * outputs * TINY64
-    reach = torch.maximum(z.amax(1), -z.amin(1))
-    relative = gamma(2 * depth + 6) * (1.0 + 1.0 / probabilities.gather(1, top)[:, 0]).sqrt()
-    moved = U64 * (2.0 * reach + 4.0 * EXP_ULPS) + relative + 4 * TINY64
-    return SoftResidual(value, probabilities, rounded_up(error), rounded_up(moved))
+    return SoftResidual(value, probabilities, rounded_up(error), moved)
 
 
 def counted_size(problem: EntropyProblem, rows: torch.Tensor) -> float:

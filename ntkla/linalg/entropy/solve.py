@@ -46,6 +46,8 @@ class EntropyDiagnostics(SolveDiagnostics):
             targets.
         separable: whether it is proved that the samples can be separated: then the head grows without end as the ridge
             falls.
+        gauss_newton_difference: of a forecast, how far the drift of the one-step prediction is from the exact one, over
+            the norm of that; an estimate.  None elsewhere.
     """
 
     hessian_products: int = 0
@@ -55,6 +57,7 @@ class EntropyDiagnostics(SolveDiagnostics):
     accuracy: float = 0.0
     least_margin: float | None = None
     separable: bool = False
+    gauss_newton_difference: float | None = None
 
 
 class EntropySolve:
@@ -139,6 +142,7 @@ def prepare_entropy(
     free_bias: bool = False,
     weights: torch.Tensor | None = None,
     tolerance: float = DEFAULT_TOLERANCE,
+    gradient_error: float = 0.0,
     progress: Callable[[int, float], None] | None = None,
 ) -> EntropySolve:
     """Checks memory and what has no optimum, and starts the search.
@@ -152,6 +156,7 @@ def prepare_entropy(
         free_bias: whether the bias column goes unpenalised.
         weights: float64 [n] of the samples, or None for 1 each.
         tolerance: wanted relative error.
+        gradient_error: upper bound of what an error of the targets does to the gradient, in norm.
         progress: called as `progress(steps, gradient)` after each Newton step.
 
     Raises:
@@ -169,9 +174,8 @@ def prepare_entropy(
     shift = None
     if decay > 0 and head is not None:
         shift = two_product(decay * mask[:, None], head)
-    problem = EntropyProblem(
-        design, targets, None, tuple(mask * value for value in (ridge, decay) if value > 0), shift, weights, free_bias
-    )
+    diagonals = tuple(mask * value for value in (ridge, decay) if value > 0)
+    problem = EntropyProblem(design, targets, None, diagonals, shift, weights, free_bias, gradient_error)
     needed = problem.memory_estimate()
     checks.memory("the optimum under cross-entropy", needed, design.device)
     if head is not None and bool(head.any()):
