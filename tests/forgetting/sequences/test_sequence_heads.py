@@ -49,9 +49,10 @@ def judged(head: SequenceHead, truth) -> list[tuple[float, float]]:
     return list(zip(claims, weights + last, strict=True))
 
 
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("probes", PROBES)
-@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize(
+    ("settings", "probes", "bias"),
+    [*((one, probes, True) for one in SETTINGS for probes in PROBES), (SETTINGS[0], "all", False)],
+)
 def test_every_head_is_within_its_bound(settings, probes, bias):
     _, states, rows = learned(TASKS, probes=PROBES[probes](TASKS), head=some_head(bias), **settings)
     for state, truth in zip(states, exact(states, rows, **settings), strict=True):
@@ -137,7 +138,7 @@ def test_bounds_that_forget_earlier_errors_are_seen(monkeypatch):
 
 def test_bounds_stay_finite_and_small_over_many_tasks():
     """Sixty tasks: thirty digits last, and the bound at the end is still that of one rounding."""
-    tasks = [task(number, seed=number) for number in range(60)]
+    tasks = [task(number, 8, seed=number) for number in range(60)]
     sequence, states, _ = learned(tasks, weight=2.0, modes=4)
     bounds = [state.tasks[-1].relative_bound for state in states]
     assert max(bounds) <= 4 * U64
