@@ -64,8 +64,12 @@ class Choice:
         return cls(unit, forgotten, torch.zeros_like(loss) if gained is None else gained, loss, labelled)
 
     def order(self) -> list[int]:
-        """The points, best first: accuracy, then loss, then what is forgotten, then their number."""
-        sides = zip((-self.gained).tolist(), self.loss.tolist(), self.forgotten.tolist(), strict=True)
+        """The points, best first: by accuracy (by loss without labels), then what is forgotten, then loss and number.
+
+        So the first of those that keep to a limit is on the front.
+        """
+        value = -self.gained if self.labelled else self.loss
+        sides = zip(value.tolist(), self.forgotten.tolist(), self.loss.tolist(), strict=True)
         return [number for *_, number in sorted((*side, number) for number, side in enumerate(sides))]
 
     def front(self) -> list[int]:

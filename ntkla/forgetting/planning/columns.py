@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ntkla.forgetting.planning.watched import Effects, Watched
+from ntkla.forgetting.planning.effects import Effects
+from ntkla.forgetting.planning.watched import Watched
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.results import Result
 

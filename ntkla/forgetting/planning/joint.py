@@ -15,12 +15,13 @@ import torch
 
 from ntkla.forgetting.planning.columns import Scores, Table
 from ntkla.forgetting.planning.decomposed import decomposed
+from ntkla.forgetting.planning.effects import effects
 from ntkla.forgetting.planning.engine import held_by, relative_bounds
 from ntkla.forgetting.planning.filter_bank import filters
 from ntkla.forgetting.planning.problem import Group, Problem, groups
 from ntkla.forgetting.planning.protected import plus
 from ntkla.forgetting.planning.updates import Gradient, Updates, updates
-from ntkla.forgetting.planning.watched import Part, Watched, effects
+from ntkla.forgetting.planning.watched import Part, Watched
 from ntkla.forgetting.shared_head import outputs_of
 from ntkla.forgetting.tasks import Task, positions
 from ntkla.linalg.arithmetic.accurate import accurate_adjoint

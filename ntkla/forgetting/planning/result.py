@@ -115,8 +115,9 @@ class Plan(Result):
             on: whether no old task may lose more, `"worst"`, or their `"mean"`.
 
         Returns:
-            Recommendation: best is the certain accuracy on the new task, then its loss; where no point satisfies the
-            constraint the status says so, and the point is the one that forgets least.
+            Recommendation: of the best certain accuracy on the new task (the least loss without labels), and of points
+            that agree in it the one that forgets least, so it is on the front; where no point satisfies the constraint
+            the status says so, and the point is the one that forgets least.
 
         Raises:
             ArgumentError

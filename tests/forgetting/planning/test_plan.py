@@ -348,7 +348,7 @@ def test_blocks_and_batches_of_any_size_agree(monkeypatch: pytest.MonkeyPatch) -
     dense = problem()
     whole = plan(dense.olds, dense.new, dense.head, **grid_of(dense)).points
     monkeypatch.setattr("ntkla.forgetting.planning.engine.MOST_POINTS", 5)
-    monkeypatch.setattr("ntkla.forgetting.planning.watched._BLOCK_ENTRIES", 1)
+    monkeypatch.setattr("ntkla.forgetting.planning.counting.BLOCK_ENTRIES", 1)
     parts = plan(dense.olds, dense.new, dense.head, **grid_of(dense)).points
     for one, other in ((whole.new, parts.new), (whole.old["first"], parts.old["first"])):
         assert torch.equal(one.hits_low, other.hits_low)
