@@ -84,6 +84,7 @@ def test_the_recommendation_is_the_best_that_keeps_to_it() -> None:
             assert (said.point.new_test.accuracy.low, -said.point.new_test.loss) >= max(kept)[:1]
             assert said.point.new_test.accuracy.low == max(kept)[0]
             assert said.forgotten <= allowed
+            assert said.point.number in {point.number for point in found.front(on)}
 
 
 def test_a_share_of_the_samples_that_is_met_exactly_counts() -> None:
