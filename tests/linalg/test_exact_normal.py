@@ -120,3 +120,17 @@ def test_memory_is_told_before_it_is_needed(monkeypatch):
     monkeypatch.setattr(checks, "available_memory", lambda device: 1000)
     with pytest.raises(MemoryEstimateError):
         exact_normal(DesignMatrix(normal(4, 3, 1)), (normal(4, 1, 2),))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_gpu_finds_the_same_bits(dtype, weighted):
+    features, targets = normal(20_001, 301, 1).to(dtype), normal(20_001, 3, 2)
+    weights = normal(20_001, 1, 3)[:, 0].abs() + 1.0 if weighted else None
+    here = exact_normal(DesignMatrix(features, True), (targets,), weights)
+    moved = None if weights is None else weights.cuda()
+    there = exact_normal(DesignMatrix(features.cuda(), True), (targets.cuda(),), moved)
+    assert torch.equal(there.square.limbs.cpu(), here.square.limbs)
+    assert torch.equal(there.right.limbs.cpu(), here.right.limbs)

@@ -8,8 +8,10 @@ import torch
 
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.predictions import Predictions
+from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.doubled import Doubled
 from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.errors import ScaleError
 from ntkla.linalg.precision import norm_lower, norm_upper, ratio, rounded_up
 from ntkla.linalg.results import Result
 from ntkla.linalg.status import Status
@@ -40,7 +42,18 @@ class SequenceHead(Result):
 
     @classmethod
     def of(cls, x: Doubled, errors: tuple[torch.Tensor, torch.Tensor], bias: bool, tolerance: float) -> SequenceHead:
-        """The high part of X [K, C]; its low part counts as error."""
+        """The high part of X [K, C]; its low part counts as error.
+
+        Raises:
+            ScaleError: the head is so large that its products with features overflow.
+        """
+        largest = float(x.high.abs().max())
+        if not largest <= checks.LARGEST_ENTRY:
+            raise ScaleError(
+                f"head: the task makes its largest entry {largest:.3g}, and products of such entries overflow. "
+                "The features are tiny beside the targets: multiply all features by a power of two, and the ridge by "
+                "its square."
+            )
         weights = rounded_up(errors[0] + norm_upper(x.low[:-1] if bias else x.low, dim=0))
         last = rounded_up(errors[1] + x.low[-1].abs()) if bias else None
         head = LinearHead(x.high[:-1].T.contiguous(), x.high[-1].clone()) if bias else LinearHead(x.high.T.contiguous())

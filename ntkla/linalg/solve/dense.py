@@ -30,7 +30,7 @@ from ntkla.linalg.arithmetic.doubled import Doubled, add
 from ntkla.linalg.arithmetic.enclosure import Enclosed
 from ntkla.linalg.arithmetic.products import pieced_gamma, pieced_matmul
 from ntkla.linalg.arithmetic.slicing import HIGHEST_LEVEL, power_of_two
-from ntkla.linalg.precision import SHORT_CHAIN, TINY64, norm_upper, rounded_up
+from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, norm_upper, rounded_up
 
 # Each correction gains the digits that the factor has; what does not halve the residual any more is its rounding.
 _MOST_CORRECTIONS = 40
@@ -99,7 +99,7 @@ def solve_dense(matrix: Enclosed, right: Enclosed, floor: Floor) -> DenseSolutio
         floor: of A.
 
     Returns:
-        DenseSolution; where Cholesky fails in float64 the start is zero, and the bound says so.
+        DenseSolution; where float64 sees A as singular, what is left uncorrected is in the bound.
 
     Cost: K^3 / 3 for the factor and about `60 K^2 C` operations for each correction, of which there are four or so.
     """
@@ -126,14 +126,23 @@ class _Factor:
 
     @classmethod
     def of(cls, matrix: torch.Tensor) -> _Factor | None:
-        """None where A is not positive definite in float64."""
+        """None where a diagonal entry is not positive.
+
+        Where A is not positive definite in float64, a little is added to its diagonal: what is corrected then is all
+        that float64 sees of A.
+        """
         diagonal = matrix.diagonal()
         if not bool((diagonal > 0).all()):
             return None
         half = torch.div(torch.frexp(diagonal).exponent, 2, rounding_mode="floor")
         scale = power_of_two(-half)
-        triangle, info = torch.linalg.cholesky_ex(matrix * scale[:, None] * scale)
-        return cls(triangle, scale) if int(info) == 0 else None
+        scaled, size = matrix * scale[:, None] * scale, matrix.shape[0]
+        for shift in (0.0, 8 * size * U64, 8 * size**2 * U64):
+            scaled.diagonal().add_(shift)
+            triangle, info = torch.linalg.cholesky_ex(scaled)
+            if int(info) == 0:
+                return cls(triangle, scale)
+        return None
 
     def solve(self, rho: torch.Tensor) -> torch.Tensor:
         return torch.cholesky_solve(rho * self.scale[:, None], self.triangle) * self.scale[:, None]

@@ -19,6 +19,7 @@ from ntkla.linalg.errors import (
     MemoryEstimateError,
     NonFiniteError,
     RidgeError,
+    ScaleError,
     ShapeError,
 )
 from tests.forgetting.sequences.curricula import CLASSES, F, learned, task, zero_head
@@ -171,3 +172,11 @@ def test_gradients_do_not_flow():
     features = task(0).features.clone().requires_grad_()
     one, *_ = learned([Task(features, task(0).targets)], **PROTECTED)
     assert not one.head.weight.requires_grad
+
+
+def test_heads_beyond_the_range_are_named():
+    tiny = Task(task(0).features.to(torch.float64) * 2.0**-400, task(0).targets)
+    one = TaskSequence(zero_head(False), ridge=2.0**-900)
+    with pytest.raises(ScaleError, match="power of two"):
+        one.learn(tiny)
+    assert one.tasks == ()
