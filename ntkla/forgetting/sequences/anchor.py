@@ -71,10 +71,12 @@ class Anchor:
         rows = root * probes.rmatmul(basis).T
         grid = 2.0 ** (exponent_of(rows) + 1 - _GRID_BITS)
         rows = torch.round(rows / grid) * grid
-        mass = root * math.sqrt(k) * probes.frobenius()
+        size = math.sqrt(k * (1.0 + defect)) * SHORT_CHAIN
+        mass = root * size * probes.frobenius()
         # Of the sums, of the product with the root, and of the grid; and underflow.
         rounding = (gamma(probes.summands) + 4 * U64) * mass + math.sqrt(rows.numel()) * grid
-        rounding = (rounding + root * probes.flushed_mass() * math.sqrt(k) + probes.rows * TINY64) * SHORT_CHAIN**2
+        dropped = root * probes.flushed_mass() * size + 4 * (1.0 + root) * rows.numel() * probes.rows * TINY64
+        rounding = (rounding + dropped) * SHORT_CHAIN**2
         stretch = root * math.sqrt(1.0 + defect) * SHORT_CHAIN
         square = exact_normal(DesignMatrix(rows), (rows[:, :1],)).square
         return cls(rows, square, modes, probes.rows, stretch, rounding)

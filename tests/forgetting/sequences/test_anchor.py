@@ -1,0 +1,85 @@
+"""What protects a task: the pseudo-samples are the penalty's, and an error of the reference reaches no further than said."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntkla.forgetting.sequences.anchor import Anchor
+from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.eigenmodes import eigenmodes
+from ntkla.linalg.precision import U64, gamma, norm_upper
+from ntkla.testing import feature_specs
+from ntkla.testing.spectra import normal
+from tests.forgetting.sequences.rational import design, rational
+from tests.linalg.exact_reference import exactly, value
+from tests.soundness.judge import fewer
+
+CLASSES = 4
+
+
+def norm(matrix) -> float:
+    """A little above the Frobenius norm of a rational matrix."""
+    total = sum((x * x for row in matrix.tolist() for x in row), 0 * matrix[0, 0])
+    scale = int(total.q).bit_length() - int(total.p).bit_length() if total != 0 else 0
+    half = scale // 2
+    mantissa = total * (1 << 2 * half) if half >= 0 else total / (1 << -2 * half)
+    return math.ldexp(math.sqrt(float(int(mantissa.p)) / float(int(mantissa.q))) if mantissa != 0 else 0.0, -half)
+
+
+@given(feature_specs(), st.integers(1, 6), st.booleans(), st.sampled_from([1e-3, 1.0, 1e6]))
+@fewer(2)
+def test_an_error_of_the_reference_reaches_no_further(spec, modes, bias, weight):
+    """`||Z e|| <= stretch ||Phi e|| + rounding ||e||`, along the axes and along the features themselves."""
+    features = spec.tensor
+    anchor = Anchor.of(DesignMatrix(features, bias), modes, weight, CLASSES)
+    if not anchor.count:
+        return
+    phi, z = design(features, bias), rational(anchor.rows)
+    columns = anchor.rows.shape[1]
+    for e in (
+        torch.eye(columns, dtype=torch.float64),
+        normal(columns, 2, spec.seed),
+        anchor.rows.T / anchor.rows.abs().max(),
+    ):
+        for column in e.T:
+            vector = rational(column[:, None])
+            reached = norm(z * vector) * (1 - 2.0**-40)
+            assert reached <= anchor.stretch * norm(phi * vector) + anchor.rounding * norm(vector)
+    assert anchor.rounding <= 2.0**10 * gamma(spec.n + 20) * float(norm_upper(anchor.rows)) * math.sqrt(columns) or (
+        anchor.count < min(modes, spec.n, columns)
+    )
+
+
+def test_what_the_probes_do_not_see_is_not_protected():
+    """A direction that the features map to exactly zero: all of Z there is rounding."""
+    x = (normal(9, 4, 3) * 2.0**10).round()
+    features = torch.cat([x, x[:, :1] + x[:, 1:2]], 1)
+    anchor = Anchor.of(DesignMatrix(features), 3, 7.0, CLASSES)
+    unseen = torch.tensor([[1.0], [1.0], [0.0], [0.0], [-1.0]], dtype=torch.float64)
+    assert norm(rational(anchor.rows) * rational(unseen)) <= anchor.rounding * math.sqrt(3.0)
+    assert anchor.rounding <= math.sqrt(U64) * float(norm_upper(anchor.rows))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_pseudo_samples_are_those_of_the_penalty(bias):
+    """`1/2 ||Z X - T||^2 = weight / (C k) ||U^T (Phi X - F)||^2` for any X."""
+    features, weight, k = normal(12, 5, 1), 3.0, 4
+    anchor = Anchor.of(DesignMatrix(features, bias), k, weight, CLASSES)
+    modes, phi = eigenmodes(features, k, bias=bias), torch.cat([features, torch.ones(12, int(bias))], 1).double()
+    moved = normal(phi.shape[1], CLASSES, 2)
+    mine = float((anchor.rows @ moved).square().sum()) / 2
+    theirs = weight / (CLASSES * k) * float((modes.basis.T @ (phi @ moved)).square().sum())
+    assert abs(mine - theirs) <= 64 * gamma(12 * k) * theirs
+    assert value(anchor.square) == [
+        [sum(a * b for a, b in zip(x, y, strict=True)) for y in _columns(anchor)] for x in _columns(anchor)
+    ]
+
+
+def _columns(anchor: Anchor) -> list[list]:
+
+    return [list(column) for column in zip(*exactly(anchor.rows), strict=True)]
