@@ -1,4 +1,4 @@
-"""What protects a task: the pseudo-samples are the penalty's, and an error of the reference reaches no further than said."""
+"""What protects a task: its pseudo-samples are those of the penalty, and errors reach no further than it says."""
 
 from __future__ import annotations
 
@@ -41,18 +41,12 @@ def test_an_error_of_the_reference_reaches_no_further(spec, modes, bias, weight)
         return
     phi, z = design(features, bias), rational(anchor.rows)
     columns = anchor.rows.shape[1]
-    for e in (
-        torch.eye(columns, dtype=torch.float64),
-        normal(columns, 2, spec.seed),
-        anchor.rows.T / anchor.rows.abs().max(),
-    ):
+    directions = [torch.eye(columns, dtype=torch.float64), normal(columns, 2, spec.seed)]
+    for e in (*directions, anchor.rows.T / anchor.rows.abs().max()):
         for column in e.T:
             vector = rational(column[:, None])
             reached = norm(z * vector) * (1 - 2.0**-40)
             assert reached <= anchor.stretch * norm(phi * vector) + anchor.rounding * norm(vector)
-    assert anchor.rounding <= 2.0**10 * gamma(spec.n + 20) * float(norm_upper(anchor.rows)) * math.sqrt(columns) or (
-        anchor.count < min(modes, spec.n, columns)
-    )
 
 
 def test_what_the_probes_do_not_see_is_not_protected():
@@ -75,11 +69,5 @@ def test_pseudo_samples_are_those_of_the_penalty(bias):
     mine = float((anchor.rows @ moved).square().sum()) / 2
     theirs = weight / (CLASSES * k) * float((modes.basis.T @ (phi @ moved)).square().sum())
     assert abs(mine - theirs) <= 64 * gamma(12 * k) * theirs
-    assert value(anchor.square) == [
-        [sum(a * b for a, b in zip(x, y, strict=True)) for y in _columns(anchor)] for x in _columns(anchor)
-    ]
-
-
-def _columns(anchor: Anchor) -> list[list]:
-
-    return [list(column) for column in zip(*exactly(anchor.rows), strict=True)]
+    columns = list(zip(*exactly(anchor.rows), strict=True))
+    assert value(anchor.square) == [[sum(a * b for a, b in zip(x, y, strict=True)) for y in columns] for x in columns]
