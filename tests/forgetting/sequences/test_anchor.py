@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,22 +32,32 @@ def norm(matrix) -> float:
     return math.ldexp(math.sqrt(float(int(mantissa.p)) / float(int(mantissa.q))) if mantissa != 0 else 0.0, -half)
 
 
+def reaches_no_further(anchor: Anchor, features: torch.Tensor, bias: bool) -> bool:
+    """`||Z e|| <= stretch ||Phi e|| + rounding ||e||` along the axes, along Z's own rows, and anywhere."""
+    phi, z = design(features, bias), rational(anchor.rows)
+    columns = anchor.rows.shape[1]
+    own = anchor.rows.T / anchor.rows.abs().max()
+    vectors = torch.cat([torch.eye(columns, dtype=torch.float64), normal(columns, 2, columns), own], 1).T
+    for vector in (rational(row[:, None]) for row in vectors):
+        reached = norm(z * vector) * (1 - 2.0**-40)
+        if reached > anchor.stretch * norm(phi * vector) + anchor.rounding * norm(vector):
+            return False
+    return True
+
+
 @given(feature_specs(), st.integers(1, 6), st.booleans(), st.sampled_from([1e-3, 1.0, 1e6]))
 @fewer(2)
 def test_an_error_of_the_reference_reaches_no_further(spec, modes, bias, weight):
-    """`||Z e|| <= stretch ||Phi e|| + rounding ||e||`, along the axes and along the features themselves."""
-    features = spec.tensor
-    anchor = Anchor.of(DesignMatrix(features, bias), modes, weight, CLASSES)
-    if not anchor.count:
-        return
-    phi, z = design(features, bias), rational(anchor.rows)
-    columns = anchor.rows.shape[1]
-    directions = [torch.eye(columns, dtype=torch.float64), normal(columns, 2, spec.seed)]
-    for e in (*directions, anchor.rows.T / anchor.rows.abs().max()):
-        for column in e.T:
-            vector = rational(column[:, None])
-            reached = norm(z * vector) * (1 - 2.0**-40)
-            assert reached <= anchor.stretch * norm(phi * vector) + anchor.rounding * norm(vector)
+    anchor = Anchor.of(DesignMatrix(spec.tensor, bias), modes, weight, CLASSES)
+    assert not anchor.count or reaches_no_further(anchor, spec.tensor, bias)
+
+
+def test_a_reach_that_is_said_too_short_is_seen():
+    """The planted error: one percent less."""
+    features = normal(9, 4, 3)
+    anchor = Anchor.of(DesignMatrix(features), 3, 7.0, CLASSES)
+    assert reaches_no_further(anchor, features, False)
+    assert not reaches_no_further(replace(anchor, stretch=0.99 * anchor.stretch), features, False)
 
 
 def test_what_the_probes_do_not_see_is_not_protected():
