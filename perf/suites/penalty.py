@@ -45,7 +45,7 @@ class Setting:
         )
 
 
-_FULL = (Setting(32, 64, 100, 20, 10), Setting(32, 64, 100, 100, 1000), Setting(8, 224, 100, 20, 10))
+_FULL = (Setting(32, 64, 100, 20, 10), Setting(32, 64, 100, 100, 1000))
 _SMALL = (Setting(2, 32, 20, 5, 10),)
 
 

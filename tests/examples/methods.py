@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
 import ntkla
 
-ABOVE, SLACK, RIDGE, KEPT, PROBES, TEMPERATURE = 1.1, 0.01, 1e-3, 20, 100, 2.0
+ABOVE, SLACK, RIDGE, KEPT, PROBES, TEMPERATURE = 1.1, 0.02, 1e-3, 20, 100, 2.0
 Method = Callable[[torch.nn.Linear], torch.Tensor]
 
 
@@ -114,7 +114,7 @@ def new_loss(first: torch.nn.Linear, new: tuple[torch.Tensor, torch.Tensor]) -> 
 
 def stopped_early(first: torch.nn.Linear, objective: Method, goal: float) -> torch.nn.Linear:
     head = copy_of(first)
-    optimizer = torch.optim.SGD(head.parameters(), lr=0.02)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
     while (loss := objective(head)) > goal:
         optimizer.zero_grad()
         loss.backward()
@@ -127,7 +127,7 @@ def as_strong_as_allowed(first: torch.nn.Linear, objective: Method, method: Meth
 
     The stronger the penalty, the larger the new loss at the optimum: halving an interval of strengths finds it.
     """
-    low, high = -6.0, 6.0
+    low, high = -4.0, 4.0
     for _ in range(30):
         middle = (low + high) / 2
         head = optimized(first, lambda at, strength=10.0**middle: objective(at) + strength * method(at))
@@ -140,7 +140,7 @@ def as_strong_as_allowed(first: torch.nn.Linear, objective: Method, method: Meth
 
 def optimized(first: torch.nn.Linear, objective: Method) -> torch.nn.Linear:
     head = copy_of(first)
-    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=300, history_size=20, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=150, history_size=20, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
