@@ -20,12 +20,16 @@ from dataclasses import replace
 import torch
 
 from ntkla.forgetting.drifts import Forgetting, View, drifts_at_the_optimum
+from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.learning import Learning
+from ntkla.forgetting.protection import Protected
+from ntkla.forgetting.pseudo_samples import PseudoSamples, rows_of
 from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.accurate import Bounded, accurate_outputs
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.entropy.gauss_newton import gauss_newton_step
 from ntkla.linalg.entropy.probabilities import softmax_of, softmax_rounding
+from ntkla.linalg.entropy.quadratic import Quadratic
 from ntkla.linalg.entropy.solve import EntropyDiagnostics, EntropySolve, prepare_entropy
 from ntkla.linalg.errors import ArgumentError
 from ntkla.linalg.precision import SHORT_CHAIN, U64, gamma, norm_upper
@@ -87,7 +91,7 @@ def entropy_drifts(
     new: DesignMatrix,
     targets: torch.Tensor,
     learning: Learning,
-    head: torch.Tensor,
+    head: LinearHead,
     *,
     weights: torch.Tensor | None = None,
     gradient_error: float = 0.0,
@@ -99,7 +103,7 @@ def entropy_drifts(
         new: the new task's features.
         targets: float64 [n, C].
         learning: the settings.
-        head: W_A^T with its bias row, float64 [K, C].
+        head: W_A, of the trained outputs.
         weights: [n], of the new samples, or None.
         gradient_error: bound of what an error of the targets does to the gradient, in norm.
     """
@@ -110,11 +114,12 @@ def entropy_drifts(
         targets,
         ridge=learning.ridge,
         decay=learning.weight_decay,
-        head=head,
+        head=head.stacked(),
         free_bias=new.bias and not learning.penalize_bias,
         weights=None if weights is None else SampleWeights.checked("weights", weights, new, targets).values,
         tolerance=learning.tolerance,
         gradient_error=gradient_error,
+        quadratics=tuple(term for one in learning.protected for term in _quadratics(one, head, new.bias)),
     )
     step = gauss_newton_step(solve.minimum.problem)
     found = drifts_at_the_optimum(views, EntropyUpdate(solve))
@@ -122,6 +127,17 @@ def entropy_drifts(
     for one in told:
         one.status.require(learning.strict)
     return told
+
+
+def _quadratics(protected: Protected, head: LinearHead, bias: bool) -> list[Quadratic]:
+    """A penalty as terms of the objective: one for the outputs that feel all of its modes, one for the others."""
+    samples = PseudoSamples.of(protected, head, bias)
+    terms = []
+    for seen in sorted(set(samples.seen) - {0}):
+        outputs = [output for output, felt in zip(samples.outputs, samples.seen, strict=True) if felt == seen]
+        places = torch.tensor(outputs, dtype=torch.int64, device=samples.rows.high.device)
+        terms.append(Quadratic(rows_of(samples, seen, outputs), places))
+    return terms
 
 
 def _with_difference(found: Forgetting, view: View, step: torch.Tensor) -> Forgetting:
@@ -166,7 +182,7 @@ def targets_of_residual(
     if least < -_OFF / targets.shape[1] or not bool(((totals - 1.0).abs() <= _OFF).all()):
         raise ArgumentError(
             "residual_new: with cross-entropy expected softmax(outputs of the head) - target, targets >= 0 that sum to "
-            f"1 in each row; taken so, the least target is {least:.3g}, totals lie between {float(totals.min()):.4g} and "
+            f"1 in each row; taken so, the least target is {least:.3g}, the totals {float(totals.min()):.4g} to "
             f"{float(totals.max()):.4g}. Is it the residual of this head? Other totals belong into weights=."
         )
     return targets, _gradient_error(outputs, found.moved, targets, error, new, weights)

@@ -47,7 +47,7 @@ class Learning:
         if training is not None:
             require_training(training)
         if checks.choice("loss", loss, LOSSES) == "cross_entropy":
-            _require_optimum(training, protected)
+            _require_optimum(training)
         exact = DEFAULT_TOLERANCE if loss == "squared" else ENTROPY_TOLERANCE
         if protected and checks.flag("penalize_bias", penalize_bias) is False:
             raise ArgumentError(
@@ -75,16 +75,11 @@ class Learning:
         return f"{what}, ridge {self.ridge:.4g}{decay}{protected}"
 
 
-def _require_optimum(training: Training | None, protected: tuple[Protected, ...]) -> None:
-    """Raises for what has no forecast under cross-entropy."""
+def _require_optimum(training: Training | None) -> None:
+    """Raises for training that stops early, of which nothing is known under cross-entropy."""
     if training is not None:
         raise UnsupportedTrainingError(
             f"training: expected None with loss='cross_entropy', got {training}. Training that stops early has a "
             "closed form under squared loss only: the softmax makes every step depend on the last. Forecast the "
             "optimum, or use loss='squared'."
-        )
-    if protected:
-        raise ArgumentError(
-            "penalty: expected none with loss='cross_entropy': its optimum is forecast without penalties. Use "
-            "loss='squared', or train with the penalty and tell its drift with ntkla.drift_split."
         )

@@ -72,7 +72,7 @@ def predict_forgetting(
         loss: `"squared"`, or `"cross_entropy"`: then `residual_new` is `softmax(outputs) - target` at the old head,
             targets >= 0 that sum to 1 in each row, and the forecast is that of the optimum of `softmax_regression`
             (`cross_entropy.py`); `diagnostics.gauss_newton_difference` tells how far the one-step prediction is from
-            it.  Without `training` and `penalty`; `forecast` and `softmax_regression` take targets of any total.
+            it.  Without `training`; `forecast` and `softmax_regression` take targets of any total.
         weights: [n_B], of each new sample in the loss, any of these dtypes, taken as exact: each 0 (the sample is left
             out) or at least 1.2e-271, one at least above 0; None for 1 each.
         residual_error: [C], bounds of the 2-norm of each residual column's own error, which the bounds then include;
@@ -131,7 +131,8 @@ def _softmax_forecast(
     start = _start(head, new, residual.shape[1])
     counted = None if weights is None else SampleWeights.checked("weights", weights, new, residual).values
     targets, error = targets_of_residual(residual, residual_error, new, start, counted)
-    return entropy_drifts([view], new, targets, learning, start, weights=weights, gradient_error=error)[0]
+    assert head is not None, "there is a start"
+    return entropy_drifts([view], new, targets, learning, head, weights=weights, gradient_error=error)[0]
 
 
 def drifts(

@@ -131,7 +131,7 @@ def systems(
         if not members:
             found.append(System(places, new, own, weights, None))
             continue
-        inexact = [_rows_of(samples[number], seen, outputs) for number, seen in members]
+        inexact = [rows_of(samples[number], seen, outputs) for number, seen in members]
         design = StackedDesign(new, torch.cat([rows.rows.high for rows in inexact]))
         ones = residual.new_ones(new.rows) if weights is None else weights.values
         counts = torch.cat([ones, *(ones.new_full(rows.targets.high.shape[:1], rows.weight[0]) for rows in inexact)])
@@ -155,7 +155,7 @@ def _groups(samples: Sequence[PseudoSamples], outputs: int) -> dict[tuple[tuple[
     return groups
 
 
-def _rows_of(one: PseudoSamples, seen: int, outputs: list[int]) -> InexactRows:
+def rows_of(one: PseudoSamples, seen: int, outputs: list[int]) -> InexactRows:
     """The first `seen` pseudo-samples of a penalty, as targets of some outputs."""
     columns = [one.outputs.index(output) for output in outputs]
     rows = Doubled(one.rows.high[:seen], one.rows.low[:seen])

@@ -47,7 +47,7 @@ def drifts_of_tasks(olds: Sequence[Task], new: Task, head: LinearHead, learning:
     learning = replace(learning, protected=tuple(one for one in protected if one is not None))
     if learning.loss == "cross_entropy":
         targets = checked_targets(new.targets, design.rows, None)
-        found = entropy_drifts(views, design, targets, learning, trained.stacked(), weights=new.weights)
+        found = entropy_drifts(views, design, targets, learning, trained, weights=new.weights)
     else:
         residual = new_residual(new, trained)
         found = drifts(

@@ -15,14 +15,19 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ntkla.testing.ball_penalty import PenaltyTerm
 from ntkla.testing.ball_solutions import penalties, start_matrix
-from ntkla.testing.balls import Exact, ball_matrix, design_matrix, flint
+from ntkla.testing.balls import Exact, ball, ball_matrix, design_matrix, flint
 
 _NEWTON_STEPS = 12
 
 
 class _Parts(NamedTuple):
-    """Phi and y as rows of balls, the weights, the outputs before training, the penalties and their shift [K][C]."""
+    """Phi and y as rows of balls, the weights, the outputs before training, the penalties and their shift [K][C].
+
+    `curved` holds what penalties on modes add to the Hessian, a matrix [K, K] for each output that feels one; what they
+    add to the gradient at the old head is in the shift.
+    """
 
     phi: list[list[Any]]
     targets: list[list[Any]]
@@ -30,6 +35,7 @@ class _Parts(NamedTuple):
     base: list[list[Any]]
     penalty: list[Any]
     shift: list[list[Any]]
+    curved: dict[int, Any]
 
 
 def softmax_optimum(
@@ -44,6 +50,7 @@ def softmax_optimum(
     head_weight: torch.Tensor | None = None,
     head_bias: torch.Tensor | None = None,
     near: torch.Tensor | None = None,
+    terms: Sequence[PenaltyTerm] = (),
     exact_targets: Callable[[], list[list[Any]]] | None = None,
 ) -> Exact:
     """The update X of `ntkla.softmax_regression`, exactly: [F, C], with the bias as one more row.
@@ -54,6 +61,7 @@ def softmax_optimum(
         ridge, bias, penalize_bias, weights: as there; biases that are free are taken to sum to zero.
         weight_decay: pulls the whole head to zero.
         head_weight, head_bias: what the ridge pulls to, [C, F] and [C]; zero when None.
+        terms: penalties on modes.
         exact_targets: a rule that gives y as rows of balls at the working precision, where it is no tensor; `targets`
             then only says its shape.
         near: [F (+ 1), C], where Newton's method begins; None for zero.  It only saves time: the proof is Krawczyk's.
@@ -63,6 +71,7 @@ def softmax_optimum(
 
     def compute() -> Any:
         parts = _parts(features, targets, ridge, bias, penalize_bias, weights, weight_decay, head_weight, head_bias)
+        _add_penalties(parts, terms, bias, head_weight, head_bias)
         if exact_targets is not None:
             parts = parts._replace(targets=exact_targets())
         columns = len(parts.penalty)
@@ -101,7 +110,29 @@ def _parts(
     shift = [[p * entry for entry in row] for p, row in zip(decay, head.tolist(), strict=True)]
     counts = [module.arb(1)] * n if weights is None else ball_matrix(weights).entries()
     penalty = penalties([ridge, weight_decay], columns, bias, penalize_bias)
-    return _Parts(phi.tolist(), ball_matrix(targets).tolist(), counts, (phi * head).tolist(), penalty, shift)
+    return _Parts(phi.tolist(), ball_matrix(targets).tolist(), counts, (phi * head).tolist(), penalty, shift, {})
+
+
+def _add_penalties(
+    parts: _Parts,
+    terms: Sequence[PenaltyTerm],
+    bias: bool,
+    head_weight: torch.Tensor | None,
+    head_bias: torch.Tensor | None,
+) -> None:
+    """Into `curved` and `shift`."""
+    start = None if head_weight is None else start_matrix(head_weight, head_bias, bias)
+    for term in terms:
+        for output in term.outputs:
+            seen = term.rows(output, bias)
+            if seen is None:
+                continue
+            rows, basis = seen
+            factor = rows.transpose() * (2 * ball(term.weight) / term.count)
+            known = parts.curved.get(output)
+            parts.curved[output] = factor * rows if known is None else known + factor * rows
+            for k, (pulled,) in enumerate((factor * term.residual(output, basis, start, bias)).tolist()):
+                parts.shift[k][output] += pulled
 
 
 def _matrix(unknowns: Sequence[tuple[int, int]], x: Sequence[Any], columns: int, outputs: int, free: bool) -> Any:
@@ -125,6 +156,11 @@ def _derivatives(
     for k, p in enumerate(parts.penalty):
         for c in range(outputs):
             hessian[k * outputs + c][k * outputs + c] = p
+    for c, matrix in parts.curved.items():
+        for k in range(columns):
+            for m in range(columns):
+                gradient[k][c] += matrix[k, m] * rows[m][c]
+                hessian[k * outputs + c][m * outputs + c] += matrix[k, m]
     for phi, y, weight, base in zip(parts.phi, parts.targets, parts.weights, parts.base, strict=True):
         total, p = sum(y, module.arb(0)), _softmax(phi, rows, base)
         for k in range(columns):
@@ -169,6 +205,9 @@ def _value(parts: _Parts, unknowns: Sequence[tuple[int, int]], x: Sequence[Any],
     value = flint().arb(0)
     for k, p in enumerate(parts.penalty):
         value += sum((p * v * v / 2 + s * v for v, s in zip(rows[k], parts.shift[k], strict=True)), flint().arb(0))
+    for c, matrix in parts.curved.items():
+        own = flint().arb_mat([[row[c]] for row in rows])
+        value += (own.transpose() * matrix * own)[0, 0] / 2
     for phi, y, weight, base in zip(parts.phi, parts.targets, parts.weights, parts.base, strict=True):
         for target, probability in zip(y, _softmax(phi, rows, base), strict=True):
             value -= weight * target * probability.log() if target != 0 else 0

@@ -37,7 +37,7 @@ from ntkla.linalg.arithmetic.products import pieced_gamma
 from ntkla.linalg.entropy.free_bias import free_curvature
 from ntkla.linalg.entropy.objective import EntropyProblem, size_of_terms
 from ntkla.linalg.entropy.probabilities import SoftResidual, counted_size, soft_residual
-from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_upper
+from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
 
 # 0: both products in plain float64; 1: the gradient beyond it; 2: the outputs as well.
 HIGHEST_LEVEL = 2
@@ -75,6 +75,7 @@ def certify(problem: EntropyProblem, x: torch.Tensor, level: int) -> Certificate
     # With one output nothing varies.
     delta = 0.0 if problem.outputs == 1 else (delta + counted_size(problem, soft.moved)) * SHORT_CHAIN
     gradient = _gradient(problem, soft, x, level)
+    gradient, pulled = _with_quadratics(problem, gradient, x, level)
     rounding = float(norm_upper(gradient.error)) + _mass(problem.row_norms, soft.error) + problem.gradient_error
     rounding *= SHORT_CHAIN
     measured = float(norm_upper(gradient.value))
@@ -83,7 +84,7 @@ def certify(problem: EntropyProblem, x: torch.Tensor, level: int) -> Certificate
     else:
         curvature = problem.least_penalty
         tilt = min(0.5 * math.sqrt(curvature), math.sqrt(0.5) * problem.spread) * delta
-        left = (rounding + tilt) / curvature * SHORT_CHAIN
+        left = (rounding + tilt + 0.5 * math.sqrt(curvature) * pulled) / curvature * SHORT_CHAIN
         error = (measured / curvature + left) * SHORT_CHAIN
     error = error if math.isfinite(error) else math.inf
     size = (measured + rounding) * SHORT_CHAIN
@@ -120,8 +121,9 @@ def _outputs(problem: EntropyProblem, x: torch.Tensor, level: int) -> tuple[torc
 def _gradient(problem: EntropyProblem, soft: SoftResidual, x: torch.Tensor, level: int) -> Bounded:
     """G for the T that was computed, and the 2-norm bound of each column's rounding."""
     if level == 0:
-        value = problem.gradient(soft.value, x)
         design = problem.design
+        value = design.rmatmul(soft.value).add_(problem.penalty * x)
+        value = value if problem.shift is None else value.add_(problem.shift.high)
         rows = norm_upper(soft.value, dim=1)
         product = gamma(design.summands + 2) * _mass(problem.row_norms, rows)
         terms = size_of_terms(problem, x) + float(norm_upper(value))
@@ -133,6 +135,17 @@ def _gradient(problem: EntropyProblem, soft: SoftResidual, x: torch.Tensor, leve
         pulled += two_product(diagonal[:, None], x)
     exact = accurate_adjoint(problem.design, soft.value, pulled)
     return Bounded(exact.value, exact.error + 16 * TINY64 * x.numel())
+
+
+def _with_quadratics(problem: EntropyProblem, found: Bounded, x: torch.Tensor, level: int) -> tuple[Bounded, float]:
+    """The gradient with those of further terms added, and what these add to delta."""
+    value, error, pulled = found.value, norm_upper(found.error), 0.0
+    for term in problem.quadratics:
+        own, delta = term.measured(x, sharp=level > 0)
+        value.index_add_(1, term.outputs, own.value)
+        error = error + norm_upper(own.error) + 2.0 * U64 * norm_upper(value)
+        pulled += delta
+    return Bounded(value, rounded_up(error).reshape(1)), pulled * SHORT_CHAIN
 
 
 def _free(

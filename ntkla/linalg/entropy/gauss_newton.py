@@ -34,5 +34,6 @@ def gauss_newton_step(problem: EntropyProblem) -> torch.Tensor:
         x = x + found.value.to(torch.float64) * size
         moved = problem.design.matmul(x)
         moved -= (probabilities * moved).sum(1, keepdim=True)
-        left = gradient + problem.design.rmatmul(moved * probabilities * problem.counts) + problem.penalty * x
+        curved = problem.design.rmatmul(moved * probabilities * problem.counts) + problem.penalty * x
+        left = gradient + problem.add_quadratics(curved, x)
     return x

@@ -58,7 +58,7 @@ class HessianProduct:
                 if bias:
                     sums += moved.sum(0)
         result = torch.cat([product, sums[None]]) if bias else product
-        return result.addcmul_(self._penalty, v)
+        return self.problem.add_quadratics(result.addcmul_(self._penalty, v), v)
 
     def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """The features in `dtype`: as they are stored where that is their type, else block by block."""

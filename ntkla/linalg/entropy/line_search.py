@@ -48,7 +48,7 @@ def search(
         z, residual: outputs and residual T there, [n, C].
         step, moved: V [K, C] and Phi V [n, C].
     """
-    squared = float((problem.penalty * step * step).sum())
+    squared = float((problem.add_quadratics(problem.penalty * step, step) * step).sum())
     linear = float((problem.linear_terms(x) * step).sum())
     start = float((residual * moved).sum()) + linear
     # An entry of T is off by roundings of its count, however small it is.

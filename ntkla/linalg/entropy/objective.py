@@ -2,9 +2,9 @@
 
     f(X) = sum_i w_i (s_i logsumexp(z_i) - <y_i, z_i>) + 1/2 sum_k p_k ||x_k||^2 + <shift, X>,   z_i = z0_i + phi_i X,
 
-with targets y_i >= 0 of total s_i, sample weights w_i, the outputs z0 of the head that X starts from, and a penalty p
-of each row of X (ridge + weight decay; 0 for a free bias).  The shift is what weight decay pulls with, decay times the
-old head.  With P the softmax of z and c_i = w_i s_i,
+and the quadratic terms of penalties (`quadratic.py`), with targets y_i >= 0 of total s_i, sample weights w_i, outputs
+z0 of the head that X starts from, and a penalty p of each row of X (ridge + weight decay; 0 for a free bias).  The
+shift is what weight decay pulls with, decay times the old head.  With P the softmax of z and c_i = w_i s_i,
 
     gradient   G = Phi^T T + p X + shift,   T = diag(c) P - diag(w) Y,
     Hessian    H[V] = Phi^T (c_i S_i (Phi V)_i)_i + p V,   S_i = diag(p_i) - p_i p_i^T.
@@ -22,6 +22,7 @@ from ntkla.linalg.arithmetic.accurate import Bounded
 from ntkla.linalg.arithmetic.doubled import Doubled
 from ntkla.linalg.arithmetic.products import pairwise_sums
 from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.entropy.quadratic import Quadratic
 from ntkla.linalg.precision import SHORT_CHAIN, norm_upper
 
 
@@ -38,6 +39,7 @@ class EntropyProblem:
         weights: w, float64 [n], >= 0, or None for 1 each.
         free_bias: whether the last entry of the penalty is 0 because it belongs to a bias.
         gradient_error: upper bound of what an error of the targets adds to the gradient, in norm.
+        quadratics: further terms, of penalties.
     """
 
     design: DesignMatrix
@@ -48,6 +50,7 @@ class EntropyProblem:
     weights: torch.Tensor | None = None
     free_bias: bool = False
     gradient_error: float = 0.0
+    quadratics: tuple[Quadratic, ...] = ()
 
     def with_base(self, base: Bounded) -> EntropyProblem:
         """The same for a head with these outputs before training."""
@@ -85,11 +88,6 @@ class EntropyProblem:
         return float(norm_upper(self.count_roots * self.row_norms))
 
     @cached_property
-    def mass_root(self) -> float:
-        """Upper bound of the root of the sum of c."""
-        return float(norm_upper(self.count_roots))
-
-    @cached_property
     def penalty(self) -> torch.Tensor:
         """p rounded, [K, 1]."""
         return sum(self.diagonals, start=torch.zeros_like(self.diagonals[0]))[:, None]
@@ -110,20 +108,22 @@ class EntropyProblem:
         return (probabilities * self.counts).sub_(self.weighted_targets)
 
     def linear_terms(self, x: torch.Tensor) -> torch.Tensor:
-        """`p x + shift` in float64, [K, C]."""
+        """The gradient of all but the loss in float64, [K, C]: `p x + shift`, and that of further terms."""
         pulled = self.penalty * x
-        return pulled if self.shift is None else pulled + self.shift.high
+        pulled = pulled if self.shift is None else pulled + self.shift.high
+        for term in self.quadratics:
+            term.add_gradient(pulled, x)
+        return pulled
+
+    def add_quadratics(self, out: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """`out`, [K, C], with the Hessian of further terms times v added, in the type of v."""
+        for term in self.quadratics:
+            term.add_product(out, v)
+        return out
 
     def gradient(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """G in float64 for the residual at x.  Cost: 2 n K C operations."""
         return self.design.rmatmul(residual).add_(self.linear_terms(x))
-
-    def value(self, z: torch.Tensor, x: torch.Tensor) -> float:
-        """About f(x), z being the outputs at x."""
-        losses = self.counts[:, 0] * z.logsumexp(1) - (self.weighted_targets * z).sum(1)
-        pulled = 0.5 * (self.penalty * x * x).sum()
-        drawn = 0.0 if self.shift is None else float((self.shift.high * x).sum())
-        return float(losses.sum()) + float(pulled) + drawn
 
     @cached_property
     def one_hot(self) -> bool:
@@ -134,11 +134,13 @@ class EntropyProblem:
         """Bytes at the peak of a solve, beside the inputs.
 
         Twelve arrays of the outputs' size (outputs, steps, probabilities, residuals, and what elementwise functions
-        put between them), twenty of the update's size, five squares each of K and of C, and blocks of rows with slices.
+        put between them), twenty of the update's size, five squares each of K and of C, blocks of rows with slices, and
+        for further terms their rows, with slices.
         """
         n, k, c, m = self.design.rows, self.design.columns, self.outputs, self.design.block_rows
         rows = min(m, n) * (5 * k + 24 * c)
-        return 8 * (12 * n * c + 20 * k * c + 5 * (k * k + c * c) + rows + 8 * n)
+        more = sum(one.rows.rows.high.shape[0] * (6 * k + 12 * c) for one in self.quadratics)
+        return 8 * (12 * n * c + 20 * k * c + 5 * (k * k + c * c) + rows + 8 * n + more)
 
 
 def size_of_terms(problem: EntropyProblem, x: torch.Tensor) -> float:

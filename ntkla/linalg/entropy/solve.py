@@ -17,6 +17,7 @@ from ntkla.linalg.arithmetic.doubled import two_product
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.entropy.newton import EntropyMinimum
 from ntkla.linalg.entropy.objective import EntropyProblem
+from ntkla.linalg.entropy.quadratic import Quadratic
 from ntkla.linalg.entropy.separation import Separation, separation_of
 from ntkla.linalg.errors import ArgumentError, RidgeError
 from ntkla.linalg.precision import norm_lower
@@ -143,6 +144,7 @@ def prepare_entropy(
     weights: torch.Tensor | None = None,
     tolerance: float = DEFAULT_TOLERANCE,
     gradient_error: float = 0.0,
+    quadratics: tuple[Quadratic, ...] = (),
     progress: Callable[[int, float], None] | None = None,
 ) -> EntropySolve:
     """Checks memory and what has no optimum, and starts the search.
@@ -157,6 +159,7 @@ def prepare_entropy(
         weights: float64 [n] of the samples, or None for 1 each.
         tolerance: wanted relative error.
         gradient_error: upper bound of what an error of the targets does to the gradient, in norm.
+        quadratics: further terms, of penalties; none with a free bias.
         progress: called as `progress(steps, gradient)` after each Newton step.
 
     Raises:
@@ -175,7 +178,7 @@ def prepare_entropy(
     if decay > 0 and head is not None:
         shift = two_product(decay * mask[:, None], head)
     diagonals = tuple(mask * value for value in (ridge, decay) if value > 0)
-    problem = EntropyProblem(design, targets, None, diagonals, shift, weights, free_bias, gradient_error)
+    problem = EntropyProblem(design, targets, None, diagonals, shift, weights, free_bias, gradient_error, quadratics)
     needed = problem.memory_estimate()
     checks.memory("the optimum under cross-entropy", needed, design.device)
     if head is not None and bool(head.any()):
