@@ -28,7 +28,7 @@ PARTS = [
     parts.Part("certificate", _DRIFTS, "drift_of"),
     parts.Part("certificate", _DRIFTS, "drift_scale"),
     parts.Part("certificate", "ntkla.linalg.solve.stability", "Stability.row_distances"),
-    parts.Part("drift", "ntkla.linalg.design", "DesignMatrix.matmul", inside="certificate"),
+    parts.Part("drift", "ntkla.linalg.design", "Design.matmul", inside="certificate"),
 ]
 TOLERANCES = {"ntkla": None, "ntkla, tol=1e-6": 1e-6}
 
