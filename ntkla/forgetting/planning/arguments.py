@@ -8,13 +8,14 @@ import torch
 
 from ntkla.forgetting.forecast import check_tasks, named_tasks
 from ntkla.forgetting.heads import LinearHead
+from ntkla.forgetting.learning import LOSSES
 from ntkla.forgetting.planning.engine import MOST_POINTS
 from ntkla.forgetting.planning.grid import Grid
 from ntkla.forgetting.planning.problem import Problem
 from ntkla.forgetting.shared_head import outputs_of
 from ntkla.forgetting.tasks import Task
 from ntkla.linalg import checks
-from ntkla.linalg.errors import ArgumentError, UnsupportedTrainingError
+from ntkla.linalg.errors import ArgumentError, RidgeError, UnsupportedTrainingError
 from ntkla.linalg.precision import PLAN_TOLERANCE
 
 
@@ -33,8 +34,8 @@ def checked_problem(
     progress: object,
 ) -> Problem:
     """The problem, when every argument is what it should be; a named error otherwise."""
-    if loss != "squared":
-        raise UnsupportedTrainingError(f"loss: expected 'squared', the loss that has a closed form, got {loss!r}.")
+    if checks.choice("loss", loss, LOSSES) == "cross_entropy":
+        _require_optima(grid, penalize_bias)
     if progress is not None and not callable(progress):
         raise ArgumentError(f"progress: expected a function of done and total, or None, got {type(progress).__name__}.")
     olds = named_tasks("old_tasks", old_tasks)
@@ -53,6 +54,19 @@ def checked_problem(
     )
     checks.memory("the plan", memory_estimate(problem, grid), kept.weight.device)
     return problem
+
+
+def _require_optima(grid: Grid, penalize_bias: object) -> None:
+    """Raises for points that have no certified optimum under cross-entropy."""
+    if grid.trainings != (None,):
+        raise UnsupportedTrainingError(
+            "steps: expected None alone with loss='cross_entropy': training that stops early has a closed form under "
+            "squared loss only."
+        )
+    if min(grid.ridges) == 0:
+        raise RidgeError("ridges: expected numbers > 0 with loss='cross_entropy', got 0: the optimum need not exist.")
+    if penalize_bias is False and any(setting.weight > 0 for setting in grid.settings):
+        raise ArgumentError("penalize_bias: expected True with weights above 0 and loss='cross_entropy', got False.")
 
 
 def _old_tests(tests: object, olds: Mapping[str, Task], new: Task, head: LinearHead) -> dict[str, Task]:

@@ -18,7 +18,8 @@ class Scores(Result):
     """How well a head does one task.
 
     Attributes:
-        loss: mean over the samples of half the squared error, `1/(2 n) ||Phi W^T - Y||_F^2`; None without targets.
+        loss: mean over the samples of half the squared error, `1/(2 n) ||Phi W^T - Y||_F^2`, or of the cross-entropy in
+            a plan of that loss; None without targets.
         loss_error: bound of its error.
         accuracy: share of the samples whose predicted class is their label, as far as decided; None without labels.
     """

@@ -9,6 +9,7 @@ import torch
 from ntkla.forgetting.forecast import Olds
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.planning.arguments import checked_problem
+from ntkla.forgetting.planning.entropy_run import EntropyRun
 from ntkla.forgetting.planning.grid import Grid
 from ntkla.forgetting.planning.result import Plan
 from ntkla.forgetting.planning.run import Progress, Run
@@ -71,7 +72,9 @@ def plan(
         new_test: samples of the new task that are not trained on, with targets or labels; the choice among points then
             goes by them.
         penalize_bias: whether the ridge holds the bias too; if not, each ridge costs a decomposition of its own.
-        loss: "squared".
+        loss: "squared", or "cross_entropy" of the softmax over the outputs that the new task uses: every point is then
+            an optimum that Newton's method finds and certifies, started from that of the next larger ridge; losses are
+            mean cross-entropies, `steps` is None, ridges are above 0, and there is no joint optimum.
         tol: relative error of an update that counts as certified, 1e-6 when None; where it is not met in float64 the
             normal matrices are formed and judged beyond it.
         progress: called as `progress(done, total)` after every decomposition.
@@ -82,7 +85,7 @@ def plan(
     Raises:
         ArgumentError, ShapeError, DtypeError, DeviceError, NonFiniteError, ScaleError, LabelError, RidgeError,
         MemoryEstimateError
-        UnsupportedTrainingError: a loss other than "squared".
+        UnsupportedTrainingError: stopping times under cross-entropy.
         TrainingDivergesError: at every point; names the largest stable learning rate of any.
 
     Cost: `n K^2` operations for each task's normal matrix, about 14 K^3 for each protection and each set of outputs
@@ -113,4 +116,5 @@ def plan(
         tol=tol,
         progress=progress,
     )
-    return Run.of(problem, grid, progress).result()
+    run = EntropyRun if loss == "cross_entropy" else Run
+    return run.of(problem, grid, progress).result()

@@ -314,7 +314,7 @@ def test_it_reads_well_and_goes_through_json() -> None:
         ({"strengths": [1.0]}, ntkla.ArgumentError, "modes: a weight above 0"),
         ({"old_tests": {"third": None}}, ntkla.ArgumentError, "old_tests: expected a mapping"),
         ({"old_tests": {"first": None}}, ntkla.ArgumentError, "expected an ntkla.Task"),
-        ({"loss": "cross_entropy"}, ntkla.UnsupportedTrainingError, "loss"),
+        ({"loss": "hinge"}, ntkla.ArgumentError, "loss"),
         ({"tol": 0.0}, ntkla.ArgumentError, "tol"),
         ({"penalize_bias": 1}, ntkla.ArgumentError, "penalize_bias"),
         ({"progress": 3}, ntkla.ArgumentError, "progress"),

@@ -1,0 +1,121 @@
+"""A plan under cross-entropy says at every point what `forecast` says, and counts, losses and bounds are theirs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import ntkla
+from ntkla.forgetting.shared_head import outputs_of
+from tests.forgetting.planning.problems import classes_of, problem
+
+RIDGES = (0.1, 1.0, 10.0)
+
+
+def planned(dense, **options):
+    return ntkla.plan(dense.olds, dense.new, dense.head, **({"ridges": RIDGES, "loss": "cross_entropy"} | options))
+
+
+@pytest.mark.parametrize("heads", ["shared", "overlapping"])
+@pytest.mark.parametrize(("bias", "weighted", "penalize"), [(True, False, True), (False, True, True)])
+def test_points_are_forecasts(heads, bias, weighted, penalize):
+    dense = problem(heads=heads, bias=bias, weighted=weighted, penalize_bias=penalize)
+    plan = planned(dense)
+    for point in plan.points:
+        assert point.status.certified, point
+        report = ntkla.forecast(dense.olds, dense.new, dense.head, ridge=point.ridge, loss="cross_entropy")
+        for name in dense.olds:
+            one, other = point.old[name], report[name]
+            gap = abs(one.drift - float(other.drift.norm()))
+            assert gap <= one.drift_error + float(other.error_bound.norm())
+            # Both intervals hold the truth, so they meet.
+            assert one.flips.low <= other.flips.count.high
+            assert other.flips.count.low <= one.flips.high
+            assert one.accuracy.low <= other.accuracy_forecast.high
+            assert other.accuracy_forecast.low <= one.accuracy.high
+
+
+def test_losses_are_those_of_torch():
+    dense = problem()
+    plan = planned(dense, ridges=(1.0,))
+    report = ntkla.forecast(dense.olds, dense.new, dense.head, ridge=1.0, loss="cross_entropy")
+    outputs = report["first"].after.value
+    theirs = float(torch.nn.functional.cross_entropy(outputs, dense.olds["first"].labels))
+    known = 2.0 * float(report["first"].after.error_bound.amax(1).mean())
+    outcome = plan.points[0].old["first"]
+    assert abs(outcome.loss - theirs) <= outcome.loss_error + 2.0 * known
+    before = float(torch.nn.functional.cross_entropy(dense.head(dense.new.features), dense.new.labels))
+    assert abs(plan.before.new.loss - before) <= 2.0 * plan.before.new.loss_error
+    assert 0.0 < outcome.loss_error < 1e-4 * outcome.loss
+
+
+@pytest.mark.parametrize("weight", [1.0, 100.0])
+def test_penalties_are_those_of_a_forecast(weight):
+    """Up to the modes: the plan's are computed another way, both to rounding."""
+    modes = 4
+    # A bias is a column of the plan's modes, and not of `eigenmodes(features)`: a head without one.
+    without = problem(bias=False)
+    plan = planned(without, ridges=(1.0,), weights=(weight,), modes=(modes,))
+    penalties = {
+        name: ntkla.SpectralPenalty(
+            ntkla.eigenmodes(task.features, modes, tol=1e-12), without.head(task.features), weight=weight
+        )
+        for name, task in without.olds.items()
+    }
+    report = ntkla.forecast(without.olds, without.new, without.head, ridge=1.0, penalty=penalties, loss="cross_entropy")
+    for name in without.olds:
+        drift, forecast = plan.points[0].old[name].drift, float(report[name].drift.norm())
+        assert abs(drift - forecast) <= 1e-5 * forecast
+
+
+def test_protection_pays():
+    dense = problem()
+    plan = planned(dense, ridges=(10.0,), weights=(0.0, 1e3), modes=(6,))
+    free, kept = plan.points
+    assert all(kept.old[name].drift < 0.5 * free.old[name].drift for name in dense.olds)
+    assert plan.joint is None
+    assert plan.recommend(max_forgetting=0.01).point.weight > 0
+
+
+def test_a_test_set_and_progress():
+    dense = problem()
+    features, labels = classes_of([4, 5], 30, 12, 5, torch.float64)
+    calls = []
+    plan = planned(
+        dense,
+        weights=(0.0, 1.0),
+        modes=(2,),
+        new_test=ntkla.Task.from_labels(features, labels, 6),
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    assert plan.points[0].new_test.loss > 0
+    assert calls[-1][0] == calls[-1][1] == len(calls)
+
+
+def test_outputs_that_are_not_trained_do_not_drift():
+    dense = problem(heads="own")
+    plan = planned(dense, ridges=(1.0,))
+    assert all(outcome.drift == 0.0 for outcome in plan.points[0].old.values())
+    assert plan.points[0].new.drift > 0.0
+    assert outputs_of(dense.new, dense.head).tolist() == [4, 5]
+
+
+def test_a_free_bias_is_certified_without_penalties():
+    dense = problem(heads="own", penalize_bias=False)
+    plan = planned(dense, ridges=(1.0,), penalize_bias=False)
+    assert plan.points[0].status.certified
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"ridges": (0.0, 1.0)}, ntkla.RidgeError),
+        ({"steps": (10, None), "lr": 1e-3}, ntkla.UnsupportedTrainingError),
+        ({"loss": "hinge"}, ntkla.ArgumentError),
+        ({"weights": (1.0,), "modes": (2,), "penalize_bias": False}, ntkla.ArgumentError),
+        ({"penalize_bias": False}, ntkla.ArgumentError),
+    ],
+)
+def test_what_cannot_be_planned_is_named(options, error):
+    with pytest.raises(error):
+        planned(problem(), **options)
