@@ -23,7 +23,7 @@ near = st.lists(st.tuples(st.integers(-LARGEST, LARGEST), st.integers(-60, 60)),
 
 def number(pairs: list[Term]) -> FixedPoint:
     found = [(torch.tensor([[m]], dtype=torch.int64), e) for m, e in pairs]
-    return FixedPoint.of_terms(found, FixedPoint.zeros(1, 1, CPU))
+    return FixedPoint.of_terms(found, [e for _, e in pairs], FixedPoint.zeros(1, 1, CPU))
 
 
 def truth(pairs: list[Term]) -> Fraction:

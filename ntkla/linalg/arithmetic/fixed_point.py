@@ -45,22 +45,28 @@ class FixedPoint:
         return cls(torch.zeros((0, rows, columns), dtype=torch.int64, device=device), 0)
 
     @classmethod
-    def of_terms(cls, terms: Iterable[Term], like: FixedPoint) -> FixedPoint:
-        """`like + sum of values 2^exponent`, for int64 values [m, c] below 2^54 in magnitude."""
-        found, waiting = like, list(terms)
-        while waiting:
-            now, waiting = waiting[:_MOST_TERMS], waiting[_MOST_TERMS:]
-            lowest = min(exponent // LIMB_BITS for _, exponent in now)
-            # One limb for the upper halves of the highest term, one for the carry out of it.
-            count = max(exponent // LIMB_BITS for _, exponent in now) - lowest + 3
-            limbs = found.limbs.new_zeros((count, *found.limbs.shape[1:]))
-            for value, exponent in now:
-                place, shift = divmod(exponent, LIMB_BITS)
-                upper = value >> (LIMB_BITS - shift)
-                limbs[place - lowest] += (value - (upper << (LIMB_BITS - shift))) << shift
-                limbs[place - lowest + 1] += upper
-            found = found + _canonical(limbs, lowest)
-        return found
+    def of_terms(cls, terms: Iterable[Term], exponents: Iterable[int], like: FixedPoint) -> FixedPoint:
+        """`like + sum of values 2^exponent`, for int64 values [m, c] below 2^54 in magnitude.
+
+        Args:
+            terms: values with their exponents, taken one at a time and let go.
+            exponents: those that occur.
+            like: what they are added to.
+        """
+        places = [exponent // LIMB_BITS for exponent in exponents]
+        if not places:
+            return like
+        lowest = min(places)
+        # One limb for the upper halves of the highest term, one for the carry out of it.
+        limbs = like.limbs.new_zeros((max(places) - lowest + 3, *like.limbs.shape[1:]))
+        for count, (value, exponent) in enumerate(terms, start=1):
+            place, shift = divmod(exponent, LIMB_BITS)
+            upper = value >> (LIMB_BITS - shift)
+            limbs[place - lowest + 1] += upper
+            limbs[place - lowest] += value.sub_(upper.bitwise_left_shift_(LIMB_BITS - shift)).bitwise_left_shift_(shift)
+            if count % _MOST_TERMS == 0:
+                _carry(limbs)
+        return like + _canonical(limbs, lowest)
 
     def __add__(self, other: FixedPoint) -> FixedPoint:
         """The exact sum."""
@@ -107,13 +113,18 @@ def _scaled(x: torch.Tensor, exponent: int) -> torch.Tensor:
     return x * 2.0**exponent
 
 
-def _canonical(limbs: torch.Tensor, lowest: int) -> FixedPoint:
-    """Moves the carries up, in place, and drops outer limbs that are zero; the last limb has room for its carry."""
+def _carry(limbs: torch.Tensor) -> None:
+    """Moves the carries up, in place; the last limb has room for its own."""
     for place in range(limbs.shape[0] - 1):
         carry = (limbs[place] + _HALF) >> LIMB_BITS
-        limbs[place] -= carry << LIMB_BITS
         limbs[place + 1] += carry
+        limbs[place] -= carry.bitwise_left_shift_(LIMB_BITS)
+
+
+def _canonical(limbs: torch.Tensor, lowest: int) -> FixedPoint:
+    """The one form of a number: carries moved up, in place, and outer limbs that are zero dropped."""
+    _carry(limbs)
     used = [place for place in range(limbs.shape[0]) if bool(limbs[place].any())]
     if not used:
-        return FixedPoint(limbs[:0], 0)
+        return FixedPoint(limbs[:0].clone(), 0)
     return FixedPoint(limbs[used[0] : used[-1] + 1].clone(), lowest + used[0])

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.accurate import Bounded, accurate_sum
 from ntkla.linalg.arithmetic.doubled import Doubled, add
 from ntkla.linalg.arithmetic.enclosure import Enclosed
@@ -103,6 +104,9 @@ def solve_dense(matrix: Enclosed, right: Enclosed, floor: Floor) -> DenseSolutio
 
     Cost: K^3 / 3 for the factor and about `60 K^2 C` operations for each correction, of which there are four or so.
     """
+    columns, outputs = right.value.high.shape
+    needed = 8 * columns * (16 * columns + 60 * outputs)
+    checks.memory("the solution of the normal equations", needed, right.value.high.device)
     x = Doubled(torch.zeros_like(right.value.high), torch.zeros_like(right.value.high))
     factor = _Factor.of(matrix.value.high)
     corrections, rho = 0, dense_residual(matrix, right, x)

@@ -8,13 +8,16 @@ Sample weights multiply the slices of the features elementwise, in slices again:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 
 from ntkla.linalg import checks
-from ntkla.linalg.arithmetic.fixed_point import FixedPoint, Term
+from ntkla.linalg.arithmetic.fixed_point import LIMB_BITS, FixedPoint, Term
 from ntkla.linalg.arithmetic.integer_slices import (
+    BITS,
     MOST_SUMMANDS,
     IntegerSlices,
     exponent_of,
@@ -72,15 +75,23 @@ def exact_normal(
     Cost: with m slices of the features `m (m + 1) n K^2 / 2` operations (m is 2 for bfloat16, 3 or 4 for float32), with
     w slices of the weights up to `2 w m^2 n K^2`.  The bits of the result depend on the numbers alone.
     """
-    checks.memory("the exact normal matrix", memory_estimate(design, targets[0].shape[1]), design.device)
+    checks.memory(
+        "the exact normal matrix", memory_estimate(design, targets[0].shape[1], weights is not None), design.device
+    )
     found = _Sums(design, targets, weights, squares=square is None).run()
     return found if square is None else ExactNormal(square, found.right)
 
 
-def memory_estimate(design: DesignMatrix, outputs: int) -> int:
-    """Bytes at the peak for features with four slices: sums of ten pairs, their limbs, and blocks in slices."""
+def memory_estimate(design: DesignMatrix, outputs: int, weighted: bool = False) -> int:
+    """Bytes at the peak: sums of all pairs of slices, limbs while they are added up, and a block in slices.
+
+    For as many slices as features of the type usually take; more where their sizes differ by more.
+    """
     k, rows = design.columns, min(design.rows, design.block_rows)
-    return 8 * (20 * k * k + 30 * k * outputs + rows * (10 * k + 10 * outputs))
+    slices = {torch.float64: 5, torch.float32: 4}.get(design.features.dtype, 3)
+    limbs = 2 + (2 * slices + (4 if weighted else 0)) * BITS // LIMB_BITS
+    squares = slices * (slices + 3) // 2 + 3 * limbs + 4
+    return 8 * (squares * k * k + 8 * limbs * k * outputs + rows * (3 * slices * k + 10 * outputs))
 
 
 class _Sums:
@@ -143,26 +154,35 @@ class _Sums:
                 add_square(self.squares[key], part if part is other else part + other)
 
     def _settle(self) -> None:
-        """Moves the float64 sums into fixed point."""
-        whole = {key: _mirrored(sums) for key, sums in self.squares.items()}
-        squares: list[Term] = [(sums.to(torch.int64), exponent) for exponent, sums in self.products.items()]
-        for (exponent, lower), sums in whole.items():
-            apart = sums if exponent == lower else sums - whole[exponent, exponent] - whole[lower, lower]
-            squares.append((apart, exponent + lower))
-        rights = [(sums.to(torch.int64), exponent) for exponent, sums in self.rights.items()]
-        self.total = ExactNormal(
-            FixedPoint.of_terms(squares, self.total.square), FixedPoint.of_terms(rights, self.total.right)
-        )
-        self.squares.clear()
-        self.products.clear()
-        self.rights.clear()
+        """Moves the float64 sums into fixed point, one after another: each is let go when the next is looked at."""
+        pairs, levels = [first + second for first, second in self.squares], list(self.products)
+        square = FixedPoint.of_terms(chain(self._squares(), _popped(self.products)), pairs + levels, self.total.square)
+        rights = list(self.rights)
+        self.total = ExactNormal(square, FixedPoint.of_terms(_popped(self.rights), rights, self.total.right))
         self.summands = 0
+
+    def _squares(self) -> Iterator[Term]:
+        """From the symmetric products of two slices and of their sums to the terms of the square."""
+        own = {
+            first: _mirrored(self.squares.pop((first, first))) for first, second in [*self.squares] if first == second
+        }
+        for first, second in list(self.squares):
+            both = _mirrored(self.squares.pop((first, second)))
+            yield both.sub_(own[first]).sub_(own[second]), first + second
+        for exponent in list(own):
+            yield own.pop(exponent), 2 * exponent
+
+
+def _popped(sums: dict[int, torch.Tensor]) -> Iterator[Term]:
+    for exponent in list(sums):
+        yield sums.pop(exponent).to(torch.int64), exponent
 
 
 def _mirrored(sums: torch.Tensor) -> torch.Tensor:
     """The symmetric matrix of integers with this lower triangle."""
-    lower = sums.to(torch.int64).tril()
-    return lower + lower.tril(-1).T
+    whole = sums.tril_().to(torch.int64)
+    whole += whole.tril(-1).T
+    return whole
 
 
 def _add_products(sums: dict[int, torch.Tensor], left: IntegerSlices, right: IntegerSlices) -> None:
