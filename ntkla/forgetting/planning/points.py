@@ -165,7 +165,7 @@ class PlanPoints(Sequence[PlanPoint], Result):
 
     def __str__(self) -> str:
         grid = self.grid
-        return (
-            f"{len(self)} points: {len(grid.ridges)} ridges, {len(grid.settings)} protections, "
-            f"{len(grid.trainings)} trainings, {int(self.diverges.sum())} of them diverge"
-        )
+        counts = {"ridge": grid.ridges, "protection": grid.settings, "training": grid.trainings}
+        made = ", ".join(f"{len(values)} {name}{'s' * (len(values) != 1)}" for name, values in counts.items())
+        diverging = int(self.diverges.sum())
+        return f"{len(self)} points: {made}" + (f"; {diverging} of them diverge" if diverging else "")

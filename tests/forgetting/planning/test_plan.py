@@ -12,6 +12,7 @@ from ntkla.forgetting.planning.plan import plan
 from ntkla.forgetting.planning.points import DIVERGES, PlanPoint
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.precision import PLAN_TOLERANCE, gamma
+from ntkla.testing import ambient_state, hostile_states
 from tests.forgetting.planning.dense import Dense, Facts, design
 from tests.forgetting.planning.problems import classes_of, problem, stable_lr
 
@@ -266,6 +267,21 @@ def test_tighter_tolerances_are_reached() -> None:
     assert float(tight.points.relative_bound.max()) < float(loose.points.relative_bound.max())
     apart = (tight.points.new.drift - loose.points.new.drift).abs()
     assert bool((apart <= tight.points.new.drift_error + loose.points.new.drift_error).all())
+
+
+@pytest.mark.parametrize("state", sorted(hostile_states()))
+def test_ambient_state_changes_nothing(state: str) -> None:
+    dense = problem(dtype=torch.float32)
+    plain = plan(dense.olds, dense.new, dense.head, **grid_of(dense)).points
+    before = ambient_state()
+    with hostile_states()[state]():
+        inside = ambient_state()
+        found = plan(dense.olds, dense.new, dense.head, **grid_of(dense)).points
+        assert ambient_state() == inside
+    assert ambient_state() == before
+    for one, other in ((plain.new, found.new), (plain.old["first"], found.old["first"])):
+        assert torch.equal(one.hits_low, other.hits_low.clone())
+        assert bool(((one.drift - other.drift.clone()).abs() <= one.drift_error + other.drift_error.clone()).all())
 
 
 def test_progress_is_told() -> None:
