@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -134,3 +138,39 @@ def test_a_gpu_finds_the_same_bits(dtype, weighted):
     there = exact_normal(DesignMatrix(features.cuda(), True), (targets.cuda(),), moved)
     assert torch.equal(there.square.limbs.cpu(), here.square.limbs)
     assert torch.equal(there.right.limbs.cpu(), here.right.limbs)
+
+
+# The sums in a process of their own: what they hold at their peak, less what was held before, over the estimate.
+MEASURED = """
+import sys, torch
+from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.solve.exact_normal import exact_normal, memory_estimate
+from ntkla.testing.spectra import normal
+
+def status(field):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))
+
+dtype, weighted = getattr(torch, sys.argv[1]), sys.argv[2] == "weighted"
+exact_normal(DesignMatrix(normal(50, 40, 1).to(dtype)), (normal(50, 3, 2),))
+features, targets = normal(1500, 1000, 1).to(dtype), torch.ones((1500, 10), dtype=torch.float64)
+weights = normal(1500, 1, 3)[:, 0].abs() + 1.0 if weighted else None
+design, before = DesignMatrix(features), status("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")
+sums = exact_normal(design, (targets,), weights)
+print((status("VmHWM") - before) / memory_estimate(design, 10, weighted))
+"""
+ROOM = 1.2
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no /proc that forgets a process's peak")
+@pytest.mark.parametrize(("dtype", "weights"), [("float32", "plain"), ("bfloat16", "plain"), ("float64", "weighted")])
+def test_the_peak_is_what_was_estimated(dtype, weights):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    ratios: list[float] = []
+    # A busy system only ever adds to a peak.
+    while len(ratios) < 3 and (not ratios or ratios[-1] > ROOM):
+        command = [sys.executable, "-c", MEASURED, dtype, weights]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+        ratios.append(float(done.stdout))
+    assert 1 / 2 < min(ratios) <= ROOM, ratios

@@ -88,10 +88,11 @@ def memory_estimate(design: DesignMatrix, outputs: int, weighted: bool = False) 
     For as many slices as features of the type usually take; more where their sizes differ by more.
     """
     k, rows = design.columns, min(design.rows, design.block_rows)
-    slices = {torch.float64: 5, torch.float32: 4}.get(design.features.dtype, 3)
-    limbs = 2 + (2 * slices + (4 if weighted else 0)) * BITS // LIMB_BITS
-    squares = slices * (slices + 3) // 2 + 3 * limbs + 4
-    return 8 * (squares * k * k + 8 * limbs * k * outputs + rows * (3 * slices * k + 10 * outputs))
+    m = {torch.float64: 4, torch.float32: 3}.get(design.features.dtype, 2)
+    limbs = 2 + (2 * m + (3 if weighted else 0)) * BITS // LIMB_BITS
+    squares = m + 4 + 3 * limbs if weighted else m * (m + 3) // 2 + 2 * limbs
+    slices = 4 * m + 12 if weighted else m + 4
+    return 8 * (squares * k * k + 6 * limbs * k * outputs + rows * (slices * k + 6 * outputs))
 
 
 class _Sums:
