@@ -54,6 +54,24 @@ def test_the_head_is_ridge_regression_on_old(files, kept):
     assert abs(found["drift"]["rms"] - rms) <= slack * rms
 
 
+def test_under_cross_entropy_the_head_is_softmax_regression_on_old(files):
+    old = files.olds["first_x"]
+    result = run(files.first, files.new, "fit", "--json", "--cross-entropy")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)["tasks"][0]
+    design = torch.cat([old.features.double(), torch.ones(len(old.features), 1, dtype=torch.float64)], 1)
+    ridge = RELATIVE_RIDGE * float(design.square().sum()) / design.shape[1]
+    targets = torch.nn.functional.one_hot(old.labels, CLASSES).double()
+    fit = ntkla.softmax_regression(old.features, targets, ridge=ridge, bias=True)
+    report = ntkla.forecast(
+        old, files.new_task, ntkla.LinearHead(fit.weight, fit.bias), ridge=2.0, loss="cross_entropy"
+    )
+    assert found["accuracy_before"]["low"] == float(report.accuracy_before)
+    # Both fits are within their bound of the optimum; nothing amplifies it but the features.
+    slack = 2 * fit.error_bound * float(design.norm()) + float(report.error_bound.max())
+    assert abs(found["drift"]["rms"] - report.drift_rms) <= slack
+
+
 def test_the_tables_say_that_the_head_has_seen_the_samples(files):
     result = run(files.first, files.new, "fit")
     assert result.exit_code == 0, result.output

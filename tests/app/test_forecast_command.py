@@ -71,6 +71,7 @@ SETTINGS = {
         {"ridge": 1.0, "training": ntkla.GradientDescent(1e-3, 7, 0.9, True)},
     ),
     "flow": (["--flow", "0.02"], {"ridge": 0.0, "training": ntkla.GradientFlow(0.02)}),
+    "cross-entropy": (["--ridge", "3", "--cross-entropy"], {"ridge": 3.0, "loss": "cross_entropy"}),
     "a tolerance": (["--ridge", "3", "--tol", "1e-3"], {"ridge": 3.0, "tol": 1e-3}),
     "a share": (["--ridge", "3", "--modes-share", "0.5", "--top", "3"], {"ridge": 3.0, "q": 0.5, "top": 3}),
 }
@@ -104,6 +105,14 @@ def test_torchs_mean_loss_is_converted(files):
 def test_the_mean_loss_counts_the_outputs_that_are_trained(files):
     typed = [*files.arguments, "--ridge", "0.02", "--mean-loss", "--new-outputs", "2-4"]
     assert document(*typed)["settings"]["ridge"] == 0.02 * (files.new_task.features.shape[0] * 3 / 2)
+
+
+def test_the_mean_of_cross_entropy_is_over_samples(files):
+    typed = [*files.arguments, "--ridge", "0.02", "--cross-entropy"]
+    found, plain = document(*typed, "--mean-loss")["settings"], document(*typed)["settings"]
+    assert (found["ridge"], plain["ridge"]) == (0.02 * len(files.new_task.features), 0.02)
+    assert found["loss"] == plain["loss"] == "cross_entropy"
+    assert "cross-entropy, to the optimum" in run(*typed).stdout
 
 
 @pytest.mark.parametrize("mean", [[], ["--mean-loss"]])
@@ -252,6 +261,7 @@ NAMED = {
     "steps that are no number": (["--sgd", "0.1,many"], "expected lr,steps"),
     "another word": (["--sgd", "0.1,5,0.9,adam"], "expected lr,steps"),
     "a momentum of 1": (["--sgd", "0.1,5,1"], "--sgd: momentum: expected"),
+    "early cross-entropy": (["--sgd", "0.1,5", "--cross-entropy"], "has no closed form under it"),
     "a momentum of 1 for the mean": (["--sgd", "0.1,5,1", "--mean-loss"], "--sgd: momentum: expected"),
     "steps of their own": (["--lr", "0.1", "--steps", "5"], "are one word after --sgd: --sgd LR,STEPS"),
     "blanks after sgd": (["--sgd", "0.02", "50", "0.9"], "one word without blanks: --sgd 0.02,50,0.9."),

@@ -28,6 +28,8 @@ _FEW = 1e9
 _REACHED = 0.75
 # Lanczos often goes on for twice the columns that a spectrum needs which falls off steeply.
 _SEARCHES = 2.0
+# Of the Hessian of cross-entropy with a direction, for one optimum.
+_PRODUCTS = 100.0
 # Seconds for each of the two rates.
 _PROBE = 0.02
 TOLD_FROM = 2.0
@@ -62,7 +64,15 @@ class Work:
     decompositions: float
 
 
-def of_forecast(olds: Sequence[torch.Tensor], new: torch.Tensor, outputs: int, *, bias: bool, finite: bool) -> Estimate:
+def of_forecast(
+    olds: Sequence[torch.Tensor],
+    new: torch.Tensor,
+    outputs: int,
+    *,
+    bias: bool,
+    finite: bool,
+    cross_entropy: bool = False,
+) -> Estimate:
     """Time and memory of a forecast.
 
     Args:
@@ -71,11 +81,13 @@ def of_forecast(olds: Sequence[torch.Tensor], new: torch.Tensor, outputs: int, *
         outputs: C.
         bias: whether the head has one.
         finite: whether the training stops early.
+        cross_entropy: whether that is the loss; how many products Newton's method needs is a guess.
 
     Cost: under 0.1 s.
     """
     designs, design = [DesignMatrix(old, bias) for old in olds], DesignMatrix(new, bias)
-    parts = [_update(design, outputs, finite), *(_report(old, outputs) for old in designs)]
+    update = _newton(design, outputs) if cross_entropy else _update(design, outputs, finite)
+    parts = [update, *(_report(old, outputs) for old in designs)]
     work = Work(sum(part.products for part in parts), sum(part.decompositions for part in parts))
     return Estimate(_seconds(work, design.device), _bytes(designs, design, outputs, finite))
 
@@ -133,6 +145,11 @@ def _update(new: DesignMatrix, outputs: int, finite: bool) -> Work:
     costs = cost.route_cost(new.rows, new.columns, outputs)
     refinement = (1 + 3) * 4 * n * k * c
     return Work((costs.primal if costs.route == "primal" else costs.dual) + residual + refinement, 0.0)
+
+
+def _newton(new: DesignMatrix, outputs: int) -> Work:
+    n, k, c = float(new.rows), float(new.columns), float(outputs)
+    return Work(n * k * k + _PRODUCTS * 4 * n * k * c, 0.0)
 
 
 def _report(old: DesignMatrix, outputs: int) -> Work:

@@ -52,13 +52,21 @@ Flow = Annotated[
     float | None,
     typer.Option(metavar="TIME", help="Gradient flow for this time instead of the optimum.", rich_help_panel=_HOW),
 ]
+CrossEntropy = Annotated[
+    bool,
+    typer.Option(
+        "--cross-entropy",
+        help="The loss is torch's CrossEntropyLoss; without this, its MSELoss on one-hot targets. To the optimum only.",
+        rich_help_panel=_HOW,
+    ),
+]
 WeightDecay = Annotated[float, typer.Option(help="Pull towards zero, absolute.", rich_help_panel=_HOW)]
 MeanLoss = Annotated[
     bool,
     typer.Option(
         "--mean-loss",
-        help="LR, TIME, ridge, weight decay and W are meant for torch's MSELoss, the mean over samples and outputs; "
-        "without this, for half the sum.",
+        help="LR, TIME, ridge, weight decay and W are meant for torch's mean: MSELoss(), over samples and outputs, or "
+        "CrossEntropyLoss(), over samples; without this, for half the sum, or the sum.",
         rich_help_panel=_HOW,
     ),
 ]
@@ -118,6 +126,7 @@ def forecast(
     sgd: Sgd = None,
     elsewhere: Elsewhere = None,
     flow: Flow = None,
+    cross_entropy: CrossEntropy = False,
     weight_decay: WeightDecay = 0.0,
     mean_loss: MeanLoss = False,
     free_bias: FreeBias = False,
@@ -147,7 +156,7 @@ def forecast(
 
     A head is one `.safetensors` file with `weight` [C, F] and `bias` [C] (the state_dict of a torch.nn.Linear; the bias
     may be missing), or `WEIGHT.npy[,BIAS.npy]`. Without a head of your own write `fit`: one is fitted to the one OLD
-    first, by ridge regression on its labels.
+    first, by regression on its labels with the loss that NEW is trained with.
 
     Example, two tasks and a head saved with numpy:
 

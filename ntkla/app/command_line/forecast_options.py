@@ -40,6 +40,11 @@ class ForecastOptions(TaskOptions):
             raise ArgumentError("--ridge and --relative-ridge say the same thing in different units. Leave one out.")
         if self.sgd is not None and self.flow is not None:
             raise ArgumentError("--sgd and --flow are two ways of training. Leave one out.")
+        if self.cross_entropy and (self.sgd is not None or self.flow is not None):
+            raise ArgumentError(
+                "--cross-entropy: training that stops early has no closed form under it, the optimum has. Leave out "
+                f"--sgd and --flow, and add --relative-ridge {USUAL_RIDGE}."
+            )
         if self.ridge is None and self.relative_ridge is None and self.sgd is None and self.flow is None:
             raise ArgumentError(
                 "how is the head trained? Add --ridge or --relative-ridge for training to the optimum (a usual start: "

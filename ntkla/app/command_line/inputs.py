@@ -60,7 +60,7 @@ def read(options: TaskOptions) -> Files:
     device = device_named(options.device)
     olds, new = [_moved(read_task(old), device) for old in options.old], _moved(read_task(options.new), device)
     if options.head == FIT and not Path(FIT).exists():
-        head = fitted_head(olds, new, options.old_classes)
+        head = fitted_head(olds, new, options.old_classes, cross_entropy=options.cross_entropy)
     else:
         head = _head(read_head(options.head), device)
     after = None if options.after is None else _head(read_head(options.after), device)

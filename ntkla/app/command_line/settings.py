@@ -3,7 +3,7 @@
 Mean loss.  `torch.nn.MSELoss(reduction="mean")` over n samples and C trained outputs is `f L`, f = 2/(n C), with
 `L = 1/2 ||Phi W^T - Y||_F^2`.  Dividing the whole objective by f leaves its minimiser where it is, so a weight decay or
 ridge of w becomes `w / f`; a step of lr along `f grad L` is one of `f lr` along `grad L`, and a time likewise.  A ridge
-in mean eigenvalues is the same in both.
+in mean eigenvalues is the same in both.  Under cross-entropy, the sum over samples, f = 1/n.
 
 Mean eigenvalue: `tr(Phi_B^T D Phi_B) / K`, D the samples' weights, K columns with that of the bias.
 """
@@ -24,6 +24,7 @@ from ntkla.forgetting.tasks import Task
 from ntkla.forgetting.training import GradientDescent, GradientFlow, Training
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.entropy.solve import DEFAULT_TOLERANCE as ENTROPY_TOLERANCE
 from ntkla.linalg.errors import TrainingDivergesError
 from ntkla.linalg.precision import DEFAULT_TOLERANCE
 
@@ -36,9 +37,9 @@ class Settings:
         ridge, weight_decay: absolute, of the summed loss.
         training: None for the optimum.
         mean_eigenvalue: of the new task's normal matrix.
-        halves: n C / 2, by which half the sum is larger than the mean loss that the options meant; 1 where they meant
-            half the sum.
-        penalize_bias, tolerance: as for `ntkla.forecast`.
+        halves: n C / 2 (n under cross-entropy), by which the library's loss is larger than the mean loss that the options
+            meant; 1 where they meant the library's.
+        penalize_bias, tolerance, loss: as for `ntkla.forecast`.
     """
 
     ridge: float
@@ -48,6 +49,7 @@ class Settings:
     halves: float
     penalize_bias: bool
     tolerance: float
+    loss: str
 
 
 def settle(options: ForecastOptions, new: Task, head: LinearHead) -> Settings:
@@ -61,7 +63,8 @@ def settle(options: ForecastOptions, new: Task, head: LinearHead) -> Settings:
     outputs = head.outputs if new.outputs is None else new.outputs.shape[0]
     samples = new.features.shape[0]
     decay = checks.nonnegative("--weight-decay", options.weight_decay)
-    halves = samples * outputs / 2 if options.mean_loss else 1.0
+    halves = samples * (1.0 if options.cross_entropy else outputs / 2) if options.mean_loss else 1.0
+    loss, exact = ("cross_entropy", ENTROPY_TOLERANCE) if options.cross_entropy else ("squared", DEFAULT_TOLERANCE)
     eigenvalue = mean_eigenvalue(new, head.bias is not None)
     if options.relative_ridge is not None:
         ridge = checks.nonnegative("--relative-ridge", options.relative_ridge) * eigenvalue
@@ -74,7 +77,8 @@ def settle(options: ForecastOptions, new: Task, head: LinearHead) -> Settings:
         mean_eigenvalue=eigenvalue,
         halves=halves,
         penalize_bias=not options.free_bias,
-        tolerance=DEFAULT_TOLERANCE if options.tol is None else options.tol,
+        tolerance=exact if options.tol is None else options.tol,
+        loss=loss,
     )
 
 

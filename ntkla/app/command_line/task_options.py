@@ -1,4 +1,4 @@
-"""Which tasks and which head were typed, for every command that takes `OLD... NEW HEAD`."""
+"""Which tasks, head and loss were typed, for every command that takes `OLD... NEW HEAD`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ class TaskOptions:
     old_classes: list[str] | None = None
     new_classes: str | None = None
     name: list[str] | None = None
+    cross_entropy: bool = False
     device: str = "cpu"
 
     def check_names(self) -> None:

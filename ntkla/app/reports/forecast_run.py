@@ -69,7 +69,9 @@ def run_forecast(options: ForecastOptions) -> bool:
 def _expected(options: ForecastOptions, files: inputs.Files) -> Estimate:
     olds = [file.features for file in files.olds.values()]
     bias, early = files.head.bias is not None, options.sgd is not None or options.flow is not None
-    whole = of_forecast(olds, files.new.features, files.head.outputs, bias=bias, finite=early)
+    whole = of_forecast(
+        olds, files.new.features, files.head.outputs, bias=bias, finite=early, cross_entropy=options.cross_entropy
+    )
     if options.protect is None:
         return whole
     parts = [of_modes(old, min(options.protect, *old.shape), bias=bias) for old in olds]
@@ -96,6 +98,7 @@ def _forecast(tasks: inputs.Tasks, settings: Settings, options: ForecastOptions)
         ridge=settings.ridge,
         penalize_bias=settings.penalize_bias,
         weight_decay=settings.weight_decay,
+        loss=settings.loss,
         training=settings.training,
         penalty=penalties(options, tasks, settings),
         q=options.modes_share,

@@ -52,7 +52,8 @@ def _labels(task: Task) -> str:
 
 def training(settings: Settings, protected: Sequence[ProtectedModes] = ()) -> str:
     """How the head is trained: numbers as typed and, where that is another loss, those of half the sum as well."""
-    way, halves = _way(settings.training), settings.halves
+    way, halves, squared = _way(settings.training), settings.halves, settings.loss == "squared"
+    way = way if squared else f"cross-entropy, {way}"
     # Of each number its name, as it was typed, what to add to it, and as half the sum has it.
     numbers = [(name, value * halves, "", value) for name, value in _rate(settings.training)]
     if settings.ridge > 0 or settings.training is None:
@@ -67,7 +68,7 @@ def training(settings: Settings, protected: Sequence[ProtectedModes] = ()) -> st
     if halves == 1:
         return ", ".join([way, *typed])
     used = [f"{number:.4g}" for *_, number in numbers]
-    return f"{way}, {_and(typed)} of the mean loss ({_and(used)} of half the sum)"
+    return f"{way}, {_and(typed)} of the mean loss ({_and(used)} of {'half the sum' if squared else 'the sum'})"
 
 
 def _alike(protected: Sequence[ProtectedModes]) -> dict[tuple[int, float], list[str]]:
