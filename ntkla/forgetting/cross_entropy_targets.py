@@ -70,6 +70,8 @@ def checked_targets(targets: torch.Tensor | None, samples: int, classes: int | N
         if classes is None:
             raise ArgumentError("classes: labels need the number of outputs, of absent classes too. Pass classes=.")
         return cross_entropy_targets(labels, classes)
+    if isinstance(targets, torch.Tensor) and targets.ndim == 2 and targets.dtype != torch.float64:
+        checks.memory("the targets in float64", 8 * targets.numel(), targets.device)
     columns = None if classes is None else checks.integer("classes", classes, least=1)
     soft = widened(checks.matrix("targets", targets, rows=samples, columns=columns))
     if bool((soft < 0).any()):

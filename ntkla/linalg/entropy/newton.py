@@ -74,6 +74,11 @@ class EntropyMinimum:
         self._curvature = problem.least_penalty
         z = problem.outputs_of(start)
         self._point = self._at(start, z, torch.softmax(z, 1))
+        if bool(start.any()):
+            # How near a warm start is shows beside the head that it was moved from: forcing terms go by that.
+            origin = torch.zeros_like(start)
+            there = problem.outputs_of(origin) if problem.base is None else problem.base.value
+            self._first = self._at(origin, there, torch.softmax(there, 1)).norm
 
     @property
     def x(self) -> torch.Tensor:
