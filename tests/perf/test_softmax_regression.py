@@ -28,7 +28,7 @@ def test_the_relative_gradient_is_that_of_autograd():
     weight = torch.randn(3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
     loss = torch.nn.functional.cross_entropy(problem.wide @ weight.T, problem.labels, reduction="sum")
     (loss + problem.ridge / 2 * weight.square().sum()).backward()
-    expected = float(weight.grad.norm() / (problem.ridge * weight.norm()))
+    expected = float(weight.grad.norm() / (problem.ridge * weight.detach().norm()))
     found = problem.relative_gradient(weight.detach())
     assert abs(found - expected) <= 2.0**-40 * expected
 
