@@ -37,8 +37,8 @@ class Settings:
         ridge, weight_decay: absolute, of the summed loss.
         training: None for the optimum.
         mean_eigenvalue: of the new task's normal matrix.
-        halves: n C / 2 (n under cross-entropy), by which the library's loss is larger than the mean loss that the options
-            meant; 1 where they meant the library's.
+        halves: n C / 2 (n under cross-entropy), by which the library's loss is larger than the mean loss that the
+            options meant; 1 where they meant the library's.
         penalize_bias, tolerance, loss: as for `ntkla.forecast`.
     """
 

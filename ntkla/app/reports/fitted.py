@@ -1,8 +1,8 @@
 """A head for a person who has none yet: where HEAD is the word `fit`, one is fitted to OLD before anything is forecast.
 
-Regression with a bias on the one-hot labels (or the targets) of OLD, by the loss that NEW is trained with.  Its ridge is one hundredth of the mean
-eigenvalue of OLD's normal matrix: small beside what the data say, whatever the scale of the features, and large enough
-for a well-posed fit of redundant ones.
+Regression with a bias on the one-hot labels (or the targets) of OLD, by the loss that NEW is trained with.  Its ridge
+is one hundredth of the mean eigenvalue of OLD's normal matrix: small beside what the data say, whatever the scale of
+the features, and large enough for a well-posed fit of redundant ones.
 """
 
 from __future__ import annotations
