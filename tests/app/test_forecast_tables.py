@@ -26,6 +26,7 @@ def settings(**changed) -> Settings:
         halves=1.0,
         penalize_bias=True,
         tolerance=1e-10,
+        loss="squared",
     )
     return dataclasses.replace(plain, **changed)
 

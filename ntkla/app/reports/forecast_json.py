@@ -10,9 +10,9 @@ documents it.
     inputs        old: {name: file}, new: file, head: {argument, weight: shape, bias: bool, dtype}, after: as head, or
                   null; a file is {argument, arrays: {role: {path, shape, dtype}}, samples and outputs that were used}
     settings      loss: "squared" | "cross_entropy"; training: {kind: "optimum" | "gradient_descent" |
-                  "gradient_flow", and its fields}, in the units of the summed loss, as are ridge (absolute) and weight_decay; mean_eigenvalue of the new task's normal
-                  matrix; penalize_bias, tolerance, modes_share, top, device; training_in_words; protected:
-                  a list as ForgettingReports.protected
+                  "gradient_flow", and its fields}, in the units of the summed loss, as are ridge (absolute) and
+                  weight_decay; mean_eigenvalue of the new task's normal matrix; penalize_bias, tolerance, modes_share,
+                  top, device; training_in_words; protected: a list as ForgettingReports.protected
     status        {code, message, certified}: the first task's that is not certified, else that of the first
     seconds       wall time of each part
     tasks         a list, in the order of the command line; each:
