@@ -5,35 +5,35 @@ This file is the only public door: it re-exports by name, and tells the whole li
 """
 
 from ntkla import models
-from ntkla.forgetting.classes import ClassForgetting
-from ntkla.forgetting.convention import from_torch_sgd
-from ntkla.forgetting.cross_entropy_targets import cross_entropy_targets
-from ntkla.forgetting.decompose import Decomposition, decompose
-from ntkla.forgetting.decompose_update import decompose_update
-from ntkla.forgetting.drift_split import DriftSplit, DriftSplits, drift_split
+from ntkla.forgetting.descent.convention import from_torch_sgd
+from ntkla.forgetting.descent.training import GradientDescent, GradientFlow
 from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.heads import LinearHead
-from ntkla.forgetting.overlap import TaskOverlap, task_overlap
+from ntkla.forgetting.penalties.protection import ProtectedModes, Protection
+from ntkla.forgetting.penalties.spectral_penalty import SpectralPenalty
 from ntkla.forgetting.planning.plan import plan
 from ntkla.forgetting.planning.points import PlanPoint
 from ntkla.forgetting.planning.result import Plan, Recommendation
-from ntkla.forgetting.post_mortem import post_mortem
-from ntkla.forgetting.post_mortem_result import PostMortem
 from ntkla.forgetting.predict import predict_forgetting
-from ntkla.forgetting.protection import ProtectedModes, Protection
-from ntkla.forgetting.ranks import Rank, effective_rank, vulnerable_rank
-from ntkla.forgetting.report import ForgettingReport, ForgettingReports
-from ntkla.forgetting.samples import SampleDrift
+from ntkla.forgetting.reports.classes import ClassForgetting
+from ntkla.forgetting.reports.post_mortem import post_mortem
+from ntkla.forgetting.reports.post_mortem_result import PostMortem
+from ntkla.forgetting.reports.report import ForgettingReport, ForgettingReports
+from ntkla.forgetting.reports.samples import SampleDrift
 from ntkla.forgetting.sequences.curriculum import CurriculumForecast, OrderForecasts
 from ntkla.forgetting.sequences.learned import LearnedTask
 from ntkla.forgetting.sequences.moments import TaskMoments
 from ntkla.forgetting.sequences.sequence import TaskSequence
 from ntkla.forgetting.sequences.sequence_head import SequenceHead
-from ntkla.forgetting.softmax_regression import SoftmaxRegression, softmax_regression
-from ntkla.forgetting.spectral_penalty import SpectralPenalty
+from ntkla.forgetting.softmax.cross_entropy_targets import cross_entropy_targets
+from ntkla.forgetting.softmax.softmax_regression import SoftmaxRegression, softmax_regression
+from ntkla.forgetting.spectrum.decompose import Decomposition, decompose
+from ntkla.forgetting.spectrum.decompose_update import decompose_update
+from ntkla.forgetting.spectrum.drift_split import DriftSplit, DriftSplits, drift_split
+from ntkla.forgetting.spectrum.overlap import TaskOverlap, task_overlap
+from ntkla.forgetting.spectrum.ranks import Rank, effective_rank, vulnerable_rank
 from ntkla.forgetting.tasks import Task
-from ntkla.forgetting.training import GradientDescent, GradientFlow
 from ntkla.linalg.backends.dispatch import backend, last_dispatch
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.eigen.feature_modes import FeatureModes, feature_modes

@@ -14,8 +14,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from ntkla.forgetting.descent.trained import TrainedUpdate
 from ntkla.forgetting.drift_bound import Drift, RowSizes, drift_of, drift_scale, root_mean_square
-from ntkla.forgetting.trained import TrainedUpdate
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.precision import NEGLIGIBLE, norm_upper, ratio
 from ntkla.linalg.results import Result

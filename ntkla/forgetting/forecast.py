@@ -7,16 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import overload
 
+from ntkla.forgetting.descent.training import Training
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.learning import Learning
-from ntkla.forgetting.protection import Penalty, Protection, protected_tasks
-from ntkla.forgetting.ranks import share_between_0_and_1
-from ntkla.forgetting.report import ForgettingReport, ForgettingReports
+from ntkla.forgetting.penalties.protection import Penalty, Protection, protected_tasks
+from ntkla.forgetting.penalties.spectral_penalty import SpectralPenalty
+from ntkla.forgetting.reports.report import ForgettingReport, ForgettingReports
+from ntkla.forgetting.reports.task_report import Wanted, report_of
 from ntkla.forgetting.shared_head import drifts_of_tasks, outputs_of
-from ntkla.forgetting.spectral_penalty import SpectralPenalty
-from ntkla.forgetting.task_report import Wanted, report_of
+from ntkla.forgetting.spectrum.ranks import share_between_0_and_1
 from ntkla.forgetting.tasks import Task, require_labels_below, require_outputs
-from ntkla.forgetting.training import Training
 from ntkla.linalg import checks
 from ntkla.linalg.eigen.feature_modes import FeatureModes
 from ntkla.linalg.errors import ArgumentError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ntkla.forgetting.protection import Protected
-from ntkla.forgetting.training import Training, require_training
+from ntkla.forgetting.descent.training import Training, require_training
+from ntkla.forgetting.penalties.protection import Protected
 from ntkla.linalg import checks
 from ntkla.linalg.entropy.solve import DEFAULT_TOLERANCE as ENTROPY_TOLERANCE
 from ntkla.linalg.errors import ArgumentError, UnsupportedTrainingError

@@ -18,15 +18,15 @@ from dataclasses import replace
 
 import torch
 
-from ntkla.forgetting.cross_entropy import entropy_drifts, targets_of_residual
+from ntkla.forgetting.descent.trained import TrainedUpdate, trained_update
+from ntkla.forgetting.descent.training import Training
 from ntkla.forgetting.drifts import Forgetting, View, drifts_after_training, drifts_at_the_optimum
-from ntkla.forgetting.grouped import GroupedSolve, grouped_training
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.learning import Learning
-from ntkla.forgetting.protection import Penalty, protected_outputs
-from ntkla.forgetting.pseudo_samples import PseudoSamples, System, systems
-from ntkla.forgetting.trained import TrainedUpdate, trained_update
-from ntkla.forgetting.training import Training
+from ntkla.forgetting.penalties.grouped import GroupedSolve, grouped_training
+from ntkla.forgetting.penalties.protection import Penalty, protected_outputs
+from ntkla.forgetting.penalties.pseudo_samples import PseudoSamples, System, systems
+from ntkla.forgetting.softmax.cross_entropy import entropy_drifts, targets_of_residual
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.errors import ArgumentError, ShapeError

@@ -17,12 +17,12 @@ from dataclasses import replace
 
 import torch
 
-from ntkla.forgetting.cross_entropy import entropy_drifts
-from ntkla.forgetting.cross_entropy_targets import checked_targets
 from ntkla.forgetting.drifts import Forgetting, View
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.learning import Learning
 from ntkla.forgetting.predict import drifts
+from ntkla.forgetting.softmax.cross_entropy import entropy_drifts
+from ntkla.forgetting.softmax.cross_entropy_targets import checked_targets
 from ntkla.forgetting.tasks import Task, positions
 from ntkla.linalg.arithmetic.accurate import Bounded, accurate_outputs
 from ntkla.linalg.design import DesignMatrix, widened

@@ -17,7 +17,7 @@ import torch
 from ntkla.testing.balls import ball, ball_matrix, design_matrix, flint
 
 if TYPE_CHECKING:
-    from ntkla.forgetting.spectral_penalty import SpectralPenalty
+    from ntkla.forgetting.penalties.spectral_penalty import SpectralPenalty
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ diagonal of the samples' weights.  For the change `d = W^T - W_A^T` its gradient
 
 One step is a linear map of the stacked (d, v, I), so T steps are its T-th power by repeated squaring; gradient flow
 `d' = -(A d + g_0)` is a matrix exponential.  No residual polynomial and no eigenvalue enters: this is a route of its
-own to what `ntkla.forgetting.training` computes by filters.  Penalties on protected modes add to A and g_0 as
+own to what `ntkla.forgetting.descent.training` computes by filters.  Penalties on protected modes add to A and g_0 as
 `ball_penalty.py` says, output by output.
 """
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ntkla.forgetting.spectral_penalty import SpectralPenalty
+from ntkla.forgetting.penalties.spectral_penalty import SpectralPenalty
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.precision import gamma
 from perf.harness import Case, Contender, Specification, Verdict, Work

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import torch
 
+from ntkla.forgetting.descent.training import GradientDescent, Training
+from ntkla.forgetting.penalties.spectral_penalty import SpectralPenalty
 from ntkla.forgetting.planning.grid import Grid, Setting
-from ntkla.forgetting.spectral_penalty import SpectralPenalty
-from ntkla.forgetting.training import GradientDescent, Training
 from ntkla.linalg.eigenmodes import eigenmodes
 from perf.harness import Contender, Work
 from perf.suites.plan_problem import Problem

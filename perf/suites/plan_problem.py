@@ -11,9 +11,9 @@ from functools import cached_property
 
 import torch
 
+from ntkla.forgetting.descent.training import GradientDescent
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.tasks import Task
-from ntkla.forgetting.training import GradientDescent
 from perf.suites.primitives import DTYPES
 
 DECAY = 0.75  # singular value j falls like j^-DECAY

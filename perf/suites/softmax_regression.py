@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ntkla.forgetting.softmax_regression import SoftmaxRegression, softmax_regression
+from ntkla.forgetting.softmax.softmax_regression import SoftmaxRegression, softmax_regression
 from perf import parts
 from perf.harness import Case, Contender, Skip, Specification, Verdict, Work
 from perf.suites.softmax_problem import Problem, Setting, make

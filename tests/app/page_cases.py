@@ -10,9 +10,9 @@ import torch
 
 import ntkla
 from ntkla.app.pictures.page import write_page
-from ntkla.forgetting.classes import per_class
-from ntkla.forgetting.predictions import Flips
-from ntkla.forgetting.report import ForgettingReport
+from ntkla.forgetting.reports.classes import per_class
+from ntkla.forgetting.reports.predictions import Flips
+from ntkla.forgetting.reports.report import ForgettingReport
 from ntkla.forgetting.tasks import positions
 
 # As long as it gets, and digits are the widest letters.

@@ -11,7 +11,7 @@ from fractions import Fraction
 import torch
 from hypothesis import strategies as st
 
-from ntkla.forgetting.predictions import Predictions
+from ntkla.forgetting.reports.predictions import Predictions
 
 GRID = 0.25
 Rows = list[list[Fraction]]

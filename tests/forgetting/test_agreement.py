@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntkla.forgetting.agreement import Agreement, agreement
+from ntkla.forgetting.reports.agreement import Agreement, agreement
 from ntkla.linalg.precision import TINY64, gamma
 from ntkla.testing.spectra import normal
 from tests.forgetting.rational import Known, exactly, known

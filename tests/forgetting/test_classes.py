@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntkla.forgetting.classes import ClassForgetting, per_class
+from ntkla.forgetting.reports.classes import ClassForgetting, per_class
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.precision import TINY64, gamma
 from ntkla.testing.spectra import normal

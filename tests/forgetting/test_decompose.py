@@ -11,7 +11,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ntkla.forgetting.decompose import decompose
+from ntkla.forgetting.spectrum.decompose import decompose
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.kronecker import KroneckerGram
 from ntkla.linalg.operators import GramOperator

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ntkla import ArgumentError, DtypeError, NonFiniteError, ShapeError
-from ntkla.forgetting.decompose import decompose
+from ntkla.forgetting.spectrum.decompose import decompose
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.kronecker import KroneckerGram
 from ntkla.linalg.operators import GramOperator

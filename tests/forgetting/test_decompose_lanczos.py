@@ -12,8 +12,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ntkla.forgetting.decompose import Decomposition, decompose
-from ntkla.forgetting.ranks import KINDS, effective_rank
+from ntkla.forgetting.spectrum.decompose import Decomposition, decompose
+from ntkla.forgetting.spectrum.ranks import KINDS, effective_rank
 from ntkla.linalg.eigen.completeness import Outside, by_trace
 from ntkla.linalg.eigen.leading_enclosures import Measured
 from ntkla.linalg.eigen.modes import Eigenmodes

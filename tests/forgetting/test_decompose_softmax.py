@@ -10,7 +10,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ntkla.forgetting.decompose import decompose
+from ntkla.forgetting.spectrum.decompose import decompose
 from ntkla.linalg import errors
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.operators import GramOperator

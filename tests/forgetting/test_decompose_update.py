@@ -12,9 +12,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from ntkla import ArgumentError, DtypeError, NonFiniteError, ShapeError
-from ntkla.forgetting.decompose import decompose
-from ntkla.forgetting.decompose_update import decompose_update, product_rounding
-from ntkla.forgetting.ranks import KINDS, effective_rank, vulnerable_rank
+from ntkla.forgetting.spectrum.decompose import decompose
+from ntkla.forgetting.spectrum.decompose_update import decompose_update, product_rounding
+from ntkla.forgetting.spectrum.ranks import KINDS, effective_rank, vulnerable_rank
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.eigen.feature_modes import feature_modes
 from ntkla.linalg.eigenmodes import eigenmodes

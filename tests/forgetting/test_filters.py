@@ -9,8 +9,8 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ntkla.forgetting.filters import filter_values
-from ntkla.forgetting.training import GradientDescent, GradientFlow, Training
+from ntkla.forgetting.descent.filters import filter_values
+from ntkla.forgetting.descent.training import GradientDescent, GradientFlow, Training
 from ntkla.linalg.precision import U64
 from ntkla.testing.balls import ball, flint, upper, working_precision
 

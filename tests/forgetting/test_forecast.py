@@ -11,12 +11,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import ntkla
+from ntkla.forgetting.descent.training import GradientDescent, GradientFlow
 from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.heads import LinearHead
-from ntkla.forgetting.predictions import Flips, Predictions
+from ntkla.forgetting.reports.predictions import Flips, Predictions
 from ntkla.forgetting.shared_head import new_residual
 from ntkla.forgetting.tasks import Task
-from ntkla.forgetting.training import GradientDescent, GradientFlow
 from ntkla.linalg.errors import ArgumentError, DtypeError, NotCertifiedError, RidgeError, ShapeError, UndecidedError
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, U64, gamma
 from ntkla.testing import (

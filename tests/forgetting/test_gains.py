@@ -9,9 +9,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ntkla.forgetting.filters import filter_values
-from ntkla.forgetting.gains import gains, peaks
-from ntkla.forgetting.training import GradientDescent, GradientFlow
+from ntkla.forgetting.descent.filters import filter_values
+from ntkla.forgetting.descent.gains import gains, peaks
+from ntkla.forgetting.descent.training import GradientDescent, GradientFlow
 from ntkla.linalg.precision import gamma
 
 STEPS = 300

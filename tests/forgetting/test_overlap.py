@@ -12,9 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ntkla import ArgumentError, DeviceError, DtypeError, MemoryEstimateError, ShapeError
-from ntkla.forgetting import overlap
-from ntkla.forgetting.overlap import task_overlap
 from ntkla.forgetting.predict import predict_forgetting
+from ntkla.forgetting.spectrum import overlap
+from ntkla.forgetting.spectrum.overlap import task_overlap
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, U64
 from ntkla.testing import (
     FeatureSpec,

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ntkla import ArgumentError
-from ntkla.forgetting.ranks import KINDS, effective_rank, vulnerable_rank
+from ntkla.forgetting.spectrum.ranks import KINDS, effective_rank, vulnerable_rank
 from ntkla.linalg.eigen.modes import Spectrum
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.kronecker import KroneckerGram

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ntkla
-from ntkla.forgetting.gains import gains
+from ntkla.forgetting.descent.gains import gains
 from ntkla.linalg.precision import U64, gamma
 from ntkla.testing import dense_drift_penalised, with_bias
 from ntkla.testing.spectra import normal

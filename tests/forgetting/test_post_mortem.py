@@ -12,12 +12,12 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ntkla.forgetting.descent.training import GradientDescent
 from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.heads import LinearHead
-from ntkla.forgetting.post_mortem import post_mortem
-from ntkla.forgetting.post_mortem_result import AS_FORECAST, CLOSE, DIFFERENT, PostMortem
+from ntkla.forgetting.reports.post_mortem import post_mortem
+from ntkla.forgetting.reports.post_mortem_result import AS_FORECAST, CLOSE, DIFFERENT, PostMortem
 from ntkla.forgetting.tasks import Task
-from ntkla.forgetting.training import GradientDescent
 from ntkla.linalg.errors import ArgumentError, ScaleError, ShapeError
 from ntkla.linalg.precision import gamma
 from ntkla.testing import Exact, FeatureSpec, Problem, ambient_state, compare, hostile_states, problems

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ntkla import ArgumentError, DtypeError, NonFiniteError, ShapeError
-from ntkla.forgetting.ranks import KINDS, counted, effective_rank, vulnerable_rank
+from ntkla.forgetting.spectrum.ranks import KINDS, counted, effective_rank, vulnerable_rank
 from ntkla.linalg.eigen.modes import Spectrum
 from ntkla.linalg.eigenmodes import eigenmodes, spectrum_of
 from ntkla.linalg.kronecker import KroneckerGram

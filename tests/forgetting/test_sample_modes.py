@@ -9,8 +9,8 @@ import torch
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ntkla.forgetting.sample_modes import homes_of
-from ntkla.forgetting.samples import Home
+from ntkla.forgetting.reports.samples import Home
+from ntkla.forgetting.spectrum.sample_modes import homes_of
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.eigen.feature_modes import feature_modes
 from ntkla.linalg.precision import gamma, norm_upper

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntkla.forgetting.samples import Home, SampleDrift, most_drifting
+from ntkla.forgetting.reports.samples import Home, SampleDrift, most_drifting
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.precision import gamma
 from ntkla.testing.spectra import normal

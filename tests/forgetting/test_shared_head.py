@@ -7,12 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ntkla.forgetting.descent.training import GradientDescent
 from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.learning import Learning
 from ntkla.forgetting.shared_head import drifts_of_tasks
 from ntkla.forgetting.tasks import Task
-from ntkla.forgetting.training import GradientDescent
 from ntkla.linalg.errors import ArgumentError, DeviceError, DtypeError, LabelError, NonFiniteError, ShapeError
 from ntkla.linalg.precision import gamma
 from ntkla.testing.spectra import normal

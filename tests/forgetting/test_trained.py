@@ -7,8 +7,8 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ntkla.forgetting.trained import TrainedUpdate, trained_update
-from ntkla.forgetting.training import GradientDescent, GradientFlow, Training
+from ntkla.forgetting.descent.trained import TrainedUpdate, trained_update
+from ntkla.forgetting.descent.training import GradientDescent, GradientFlow, Training
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.errors import MemoryEstimateError, TrainingDivergesError
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, gamma

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ntkla.forgetting.convention import from_torch_sgd
-from ntkla.forgetting.gains import gains
-from ntkla.forgetting.trained import trained_update
-from ntkla.forgetting.training import MOST_STEPS, GradientDescent, GradientFlow
+from ntkla.forgetting.descent.convention import from_torch_sgd
+from ntkla.forgetting.descent.gains import gains
+from ntkla.forgetting.descent.trained import trained_update
+from ntkla.forgetting.descent.training import MOST_STEPS, GradientDescent, GradientFlow
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.errors import ArgumentError, RidgeError, UnsupportedTrainingError
 from ntkla.linalg.precision import SHORT_CHAIN, U64, gamma

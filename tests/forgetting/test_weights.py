@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ntkla.forgetting.descent.gains import gains
+from ntkla.forgetting.descent.training import GradientDescent, GradientFlow
 from ntkla.forgetting.drifts import Forgetting
-from ntkla.forgetting.gains import gains
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.predict import predict_forgetting
-from ntkla.forgetting.training import GradientDescent, GradientFlow
 from ntkla.linalg.errors import ArgumentError, ShapeError, TrainingDivergesError
 from ntkla.linalg.precision import U64, gamma
 from ntkla.testing import dense_drift_primal, looped_gradient_descent, with_bias

@@ -13,9 +13,9 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from ntkla.forgetting.descent.training import GradientDescent, GradientFlow
 from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.predict import predict_forgetting
-from ntkla.forgetting.training import GradientDescent, GradientFlow
 from ntkla.linalg.precision import NEGLIGIBLE, SHORT_CHAIN, TINY64
 from ntkla.linalg.ridge import RidgeSolution, ridge_solve
 from ntkla.testing import (

@@ -10,8 +10,8 @@ import torch
 from hypothesis import strategies as st
 
 import ntkla
+from ntkla.forgetting.descent.training import GradientDescent, GradientFlow
 from ntkla.forgetting.drifts import Forgetting
-from ntkla.forgetting.training import GradientDescent, GradientFlow
 from ntkla.linalg.precision import gamma
 from ntkla.testing import (
     DTYPES,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import example, given
 
-from ntkla.forgetting.training import GradientDescent
+from ntkla.forgetting.descent.training import GradientDescent
 from ntkla.testing import FeatureSpec, Problem, RidgeProblem, ambient_state, hostile_states, problems, ridge_problems
 from tests.soundness.judge import fewer, forecast, judge_forgetting, judge_ridge, judge_training, solve
 

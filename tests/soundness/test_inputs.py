@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from ntkla.forgetting.decompose_update import decompose_update
+from ntkla.forgetting.descent.training import GradientFlow
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.predict import predict_forgetting
-from ntkla.forgetting.training import GradientFlow
+from ntkla.forgetting.spectrum.decompose_update import decompose_update
 from ntkla.linalg import checks, errors
 from ntkla.linalg.eigen.feature_modes import feature_modes
 from ntkla.linalg.ridge import ridge_solve

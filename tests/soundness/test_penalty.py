@@ -7,7 +7,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ntkla.forgetting.training import GradientDescent, GradientFlow
+from ntkla.forgetting.descent.training import GradientDescent, GradientFlow
 from ntkla.linalg.solve.compensated import CompensatedSolution
 from ntkla.linalg.solve.inexact_rows import InexactRows
 from ntkla.linalg.solve.stability import SolutionError

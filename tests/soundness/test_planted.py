@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ntkla.forgetting import drift_bound
+from ntkla.forgetting.descent.training import GradientDescent
 from ntkla.forgetting.predict import predict_forgetting
-from ntkla.forgetting.training import GradientDescent
 from ntkla.linalg.arithmetic.products import PIECE
 from ntkla.linalg.precision import UNIT_ROUNDOFF
 from ntkla.linalg.ridge import ridge_solve

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntkla.forgetting.training import GradientDescent
+from ntkla.forgetting.descent.training import GradientDescent
 from ntkla.linalg.arithmetic.doubled import Doubled
 from ntkla.linalg.precision import UNIT_ROUNDOFF
 from ntkla.linalg.solve.weights import SampleWeights

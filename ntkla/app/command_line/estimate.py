@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ntkla.forgetting import forecast, trained
+from ntkla.forgetting import forecast
+from ntkla.forgetting.descent import trained
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.eigen import feature_modes
 from ntkla.linalg.eigen.eigen_cost import EigenCost, eigen_cost, feature_lanczos_memory, full_memory

@@ -7,7 +7,7 @@ from ntkla.app.command_line.inputs import Tasks
 from ntkla.app.command_line.settings import Settings
 from ntkla.app.failures import before
 from ntkla.forgetting.heads import LinearHead
-from ntkla.forgetting.spectral_penalty import SpectralPenalty
+from ntkla.forgetting.penalties.spectral_penalty import SpectralPenalty
 from ntkla.forgetting.tasks import Task
 from ntkla.linalg.eigenmodes import eigenmodes
 

@@ -18,10 +18,10 @@ import torch
 from ntkla.app.command_line import notation
 from ntkla.app.command_line.forecast_options import ForecastOptions
 from ntkla.app.failures import before
-from ntkla.forgetting.convention import from_torch_sgd
+from ntkla.forgetting.descent.convention import from_torch_sgd
+from ntkla.forgetting.descent.training import GradientDescent, GradientFlow, Training
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.tasks import Task
-from ntkla.forgetting.training import GradientDescent, GradientFlow, Training
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.entropy.solve import DEFAULT_TOLERANCE as ENTROPY_TOLERANCE

@@ -15,10 +15,10 @@ import torch
 
 from ntkla.app.demo.data import SplitTask
 from ntkla.forgetting.heads import LinearHead
+from ntkla.forgetting.penalties.protection import Protection
+from ntkla.forgetting.penalties.spectral_penalty import SpectralPenalty
 from ntkla.forgetting.planning.points import PlanPoint
 from ntkla.forgetting.predict import predict_forgetting
-from ntkla.forgetting.protection import Protection
-from ntkla.forgetting.spectral_penalty import SpectralPenalty
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.precision import SHORT_CHAIN, gamma
 

@@ -31,15 +31,15 @@ from ntkla.app.demo.reality import (
     solve_optimum,
     train_with_sgd,
 )
-from ntkla.forgetting.decompose import decompose
+from ntkla.forgetting.descent.training import GradientDescent
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.learning import Learning
-from ntkla.forgetting.overlap import update_of
-from ntkla.forgetting.overlap_bound import Update, overlap_bound
-from ntkla.forgetting.ranks import Rank, effective_rank, vulnerable_rank
 from ntkla.forgetting.shared_head import drifts_of_tasks
+from ntkla.forgetting.spectrum.decompose import decompose
+from ntkla.forgetting.spectrum.overlap import update_of
+from ntkla.forgetting.spectrum.overlap_bound import Update, overlap_bound
+from ntkla.forgetting.spectrum.ranks import Rank, effective_rank, vulnerable_rank
 from ntkla.forgetting.tasks import Task
-from ntkla.forgetting.training import GradientDescent
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.eigen.feature_modes import feature_modes
 from ntkla.linalg.eigen.modes import Eigenmodes

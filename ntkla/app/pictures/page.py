@@ -12,8 +12,8 @@ import torch
 
 from ntkla.app.pictures import canvas, page_classes, page_samples, page_spectrum
 from ntkla.app.pictures.axes import plain
-from ntkla.forgetting.post_mortem_result import PostMortem
-from ntkla.forgetting.report import ForgettingReport
+from ntkla.forgetting.reports.post_mortem_result import PostMortem
+from ntkla.forgetting.reports.report import ForgettingReport
 from ntkla.linalg.eigen.feature_modes import FeatureModes
 from ntkla.linalg.eigen.modes import Eigenmodes
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from ntkla.app.pictures.axes import array, heading, interval, legend_below, middle, note, plain, power_of_ten
 from ntkla.app.pictures.canvas import BLACK, BLUE, GREY, VERMILION
-from ntkla.forgetting.classes import ClassForgetting
 from ntkla.forgetting.drift_bound import size_of
-from ntkla.forgetting.post_mortem_result import PostMortem
-from ntkla.forgetting.report import ForgettingReport
+from ntkla.forgetting.reports.classes import ClassForgetting
+from ntkla.forgetting.reports.post_mortem_result import PostMortem
+from ntkla.forgetting.reports.report import ForgettingReport
 from ntkla.linalg.decisions import Decision
 
 TASKS, CLASSES = 12, 20

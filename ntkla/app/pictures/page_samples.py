@@ -19,9 +19,9 @@ from ntkla.app.pictures.axes import (
     power_of_ten,
 )
 from ntkla.app.pictures.canvas import BLACK, BLUE, GREY, VERMILION
-from ntkla.forgetting.post_mortem_result import PostMortem
-from ntkla.forgetting.predictions import Predictions
-from ntkla.forgetting.report import ForgettingReport
+from ntkla.forgetting.reports.post_mortem_result import PostMortem
+from ntkla.forgetting.reports.predictions import Predictions
+from ntkla.forgetting.reports.report import ForgettingReport
 from ntkla.forgetting.tasks import positions
 
 MARKS = 1500

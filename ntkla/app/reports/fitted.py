@@ -15,7 +15,7 @@ from ntkla.app.command_line import notation
 from ntkla.app.command_line.settings import mean_eigenvalue
 from ntkla.app.files.task_file import TaskFile
 from ntkla.forgetting.heads import LinearHead
-from ntkla.forgetting.softmax_regression import softmax_regression
+from ntkla.forgetting.softmax.softmax_regression import softmax_regression
 from ntkla.linalg.errors import ArgumentError
 from ntkla.linalg.ridge import ridge_solve
 

@@ -37,9 +37,9 @@ from ntkla import __version__
 from ntkla.app.reports.inputs_json import file_entry, head_entry, training_entry
 from ntkla.app.reports.outcome import Outcome
 from ntkla.app.reports.strict_json import plain
-from ntkla.forgetting.post_mortem_result import PostMortem
-from ntkla.forgetting.predictions import Flips
-from ntkla.forgetting.report import ForgettingReport
+from ntkla.forgetting.reports.post_mortem_result import PostMortem
+from ntkla.forgetting.reports.predictions import Flips
+from ntkla.forgetting.reports.report import ForgettingReport
 
 SCHEMA = 1
 _NOT_IN_A_POST_MORTEM = ("drift", "error_bound", "after", "decomposition", "flips")

@@ -20,9 +20,9 @@ from ntkla.app.reports.progress import Stage, watched
 from ntkla.app.reports.words import percent, training
 from ntkla.app.reports.written import make_folder, written
 from ntkla.forgetting.forecast import forecast
-from ntkla.forgetting.post_mortem import post_mortem
-from ntkla.forgetting.post_mortem_result import PostMortem
-from ntkla.forgetting.report import ForgettingReports
+from ntkla.forgetting.reports.post_mortem import post_mortem
+from ntkla.forgetting.reports.post_mortem_result import PostMortem
+from ntkla.forgetting.reports.report import ForgettingReports
 from ntkla.linalg.errors import TrainingDivergesError
 
 

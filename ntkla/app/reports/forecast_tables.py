@@ -12,10 +12,10 @@ from ntkla.app.command_line.notation import FIT
 from ntkla.app.reports.outcome import Outcome
 from ntkla.app.reports.screen import shortened, table, titled
 from ntkla.app.reports.words import answer, count, opening, percent, training
-from ntkla.forgetting.classes import ClassForgetting
-from ntkla.forgetting.post_mortem_result import PostMortem
-from ntkla.forgetting.report import ForgettingReport
-from ntkla.forgetting.samples import SampleDrift
+from ntkla.forgetting.reports.classes import ClassForgetting
+from ntkla.forgetting.reports.post_mortem_result import PostMortem
+from ntkla.forgetting.reports.report import ForgettingReport
+from ntkla.forgetting.reports.samples import SampleDrift
 
 _MOST_CLASSES = 20
 _WHERE = (

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ntkla.app.files.task_file import TaskFile
+from ntkla.forgetting.descent.training import GradientDescent, Training
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.tasks import Task
-from ntkla.forgetting.training import GradientDescent, Training
 
 
 def file_entry(file: TaskFile, task: Task, head: LinearHead) -> dict[str, Any]:

@@ -48,7 +48,7 @@ from ntkla.app.reports.progress import Stage, watched
 from ntkla.app.reports.strict_json import plain, text
 from ntkla.app.reports.words import as_options
 from ntkla.app.reports.written import make_folder, written
-from ntkla.forgetting.ranks import KINDS, Rank, effective_rank, vulnerable_rank
+from ntkla.forgetting.spectrum.ranks import KINDS, Rank, effective_rank, vulnerable_rank
 from ntkla.linalg import checks
 from ntkla.linalg.eigen.modes import Eigenmodes
 from ntkla.linalg.eigenmodes import eigenmodes

@@ -7,7 +7,7 @@ from rich.console import Console
 from ntkla.app.reports.modes_run import Found
 from ntkla.app.reports.screen import shortened, table, titled
 from ntkla.app.reports.words import as_options, count
-from ntkla.forgetting.ranks import Rank
+from ntkla.forgetting.spectrum.ranks import Rank
 from ntkla.linalg.eigen.modes import Cluster, Eigenmodes
 
 _MOST_ROWS = 30

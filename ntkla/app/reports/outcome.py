@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ntkla.app.command_line.forecast_options import ForecastOptions
 from ntkla.app.command_line.inputs import Files, Tasks
 from ntkla.app.command_line.settings import Settings
-from ntkla.forgetting.post_mortem_result import PostMortem
-from ntkla.forgetting.report import ForgettingReports
+from ntkla.forgetting.reports.post_mortem_result import PostMortem
+from ntkla.forgetting.reports.report import ForgettingReports
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ntkla.forgetting.ranks import Rank
+from ntkla.forgetting.spectrum.ranks import Rank
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.status import Status
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import torch
 
 from ntkla.app.command_line.settings import Settings
+from ntkla.forgetting.descent.training import GradientFlow, Training
 from ntkla.forgetting.heads import LinearHead
-from ntkla.forgetting.protection import ProtectedModes
-from ntkla.forgetting.ranks import Rank
-from ntkla.forgetting.report import ForgettingReport
+from ntkla.forgetting.penalties.protection import ProtectedModes
+from ntkla.forgetting.reports.report import ForgettingReport
+from ntkla.forgetting.spectrum.ranks import Rank
 from ntkla.forgetting.tasks import Task
-from ntkla.forgetting.training import GradientFlow, Training
 from ntkla.linalg.decisions import Decision
 
 

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import torch
 
+from ntkla.forgetting.descent.training import Training
 from ntkla.forgetting.planning.decomposed import Decomposed, decomposed
 from ntkla.forgetting.planning.filter_bank import filters, largest_stable_lr
 from ntkla.forgetting.planning.grid import Grid, Setting
 from ntkla.forgetting.planning.problem import Group, Problem, gradient_for
 from ntkla.forgetting.planning.protected import Protected, penalty_matrix, plus
 from ntkla.forgetting.planning.updates import Gradient, Updates, updates
-from ntkla.forgetting.training import Training
 from ntkla.linalg.arithmetic.accurate import accurate_normal_matrix
 from ntkla.linalg.precision import SHORT_CHAIN, U64, norm_upper, rounded_up
 from ntkla.linalg.solve.normal import BoundedMatrix

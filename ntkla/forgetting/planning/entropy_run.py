@@ -13,7 +13,6 @@ from fractions import Fraction
 
 import torch
 
-from ntkla.forgetting.cross_entropy_targets import checked_targets
 from ntkla.forgetting.planning.columns import Table, before
 from ntkla.forgetting.planning.effects import Effects, effects
 from ntkla.forgetting.planning.grid import Setting
@@ -26,6 +25,7 @@ from ntkla.forgetting.planning.run import Run
 from ntkla.forgetting.planning.updates import Updates
 from ntkla.forgetting.planning.watched import Part, Watched
 from ntkla.forgetting.shared_head import outputs_of
+from ntkla.forgetting.softmax.cross_entropy_targets import checked_targets
 from ntkla.linalg.arithmetic.doubled import Doubled
 from ntkla.linalg.arithmetic.products import pieced_gamma
 from ntkla.linalg.design import DesignMatrix

@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.forgetting.filters import FilterValues, filter_values
-from ntkla.forgetting.gains import Gains, gains, peaks
+from ntkla.forgetting.descent.filters import FilterValues, filter_values
+from ntkla.forgetting.descent.gains import Gains, gains, peaks
+from ntkla.forgetting.descent.training import GradientDescent, Training
 from ntkla.forgetting.planning.decomposed import Decomposed
-from ntkla.forgetting.training import GradientDescent, Training
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, rounded_up
 
 

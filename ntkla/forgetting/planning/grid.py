@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ntkla.forgetting.training import GradientDescent, GradientFlow, Training, require_training
+from ntkla.forgetting.descent.training import GradientDescent, GradientFlow, Training, require_training
 from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError
 

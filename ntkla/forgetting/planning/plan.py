@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from ntkla.forgetting.descent.training import Training
 from ntkla.forgetting.forecast import Olds
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.planning.arguments import checked_problem
@@ -14,7 +15,6 @@ from ntkla.forgetting.planning.grid import Grid
 from ntkla.forgetting.planning.result import Plan
 from ntkla.forgetting.planning.run import Progress, Run
 from ntkla.forgetting.tasks import Task
-from ntkla.forgetting.training import Training
 from ntkla.linalg import checks
 
 

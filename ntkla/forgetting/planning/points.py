@@ -9,9 +9,9 @@ from typing import overload
 
 import torch
 
+from ntkla.forgetting.descent.training import Training
 from ntkla.forgetting.planning.columns import TaskColumns, TaskOutcome
 from ntkla.forgetting.planning.grid import Grid, Setting
-from ntkla.forgetting.training import Training
 from ntkla.linalg.results import Result, wrapped
 from ntkla.linalg.status import RANK_DEFICIENT, Status
 

@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 import torch
 
+from ntkla.forgetting.descent.trained import Coordinates
 from ntkla.forgetting.planning.decomposed import Decomposed
 from ntkla.forgetting.planning.filter_bank import Filters
-from ntkla.forgetting.trained import Coordinates
 from ntkla.linalg.arithmetic.accurate import accurate_sum
 from ntkla.linalg.arithmetic.products import pieced_gamma, pieced_matmul
 from ntkla.linalg.errors import ScaleError

@@ -9,7 +9,7 @@ import torch
 
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.planning.updates import Updates
-from ntkla.forgetting.predictions import Predictions
+from ntkla.forgetting.reports.predictions import Predictions
 from ntkla.forgetting.shared_head import outputs_of
 from ntkla.forgetting.tasks import Task, positions
 from ntkla.linalg.design import DesignMatrix, widened

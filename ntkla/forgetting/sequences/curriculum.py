@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ntkla.forgetting.drift_bound import root_mean_square
-from ntkla.forgetting.predictions import Predictions
+from ntkla.forgetting.reports.predictions import Predictions
 from ntkla.forgetting.sequences.sequence_head import SequenceHead
 from ntkla.forgetting.tasks import Task
 from ntkla.linalg.decisions import Decision

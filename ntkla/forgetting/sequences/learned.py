@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ntkla.forgetting.predictions import Predictions
+from ntkla.forgetting.reports.predictions import Predictions
 from ntkla.forgetting.sequences.anchor import Anchor
 from ntkla.forgetting.sequences.moments import TaskMoments
 from ntkla.forgetting.tasks import Task

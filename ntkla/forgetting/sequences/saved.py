@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ntkla.forgetting.descent.training import GradientDescent, GradientFlow, Training
 from ntkla.forgetting.sequences.carried import Carried
 from ntkla.forgetting.sequences.learned import LearnedTask
 from ntkla.forgetting.sequences.moments import TaskMoments
 from ntkla.forgetting.sequences.settings import Settings
 from ntkla.forgetting.sequences.step import State
-from ntkla.forgetting.training import GradientDescent, GradientFlow, Training
 from ntkla.linalg.arithmetic.doubled import Doubled
 from ntkla.linalg.arithmetic.fixed_point import FixedPoint
 from ntkla.linalg.errors import NtklaError, SavedStateError

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from ntkla.forgetting.descent.training import Training
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.sequences.carried import Carried
 from ntkla.forgetting.sequences.curriculum import CurriculumForecast, OrderForecasts, Watch
@@ -24,7 +25,6 @@ from ntkla.forgetting.sequences.preparing import (
 )
 from ntkla.forgetting.sequences.settings import Settings
 from ntkla.forgetting.tasks import Task
-from ntkla.forgetting.training import Training
 from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ntkla.forgetting.heads import LinearHead
-from ntkla.forgetting.predictions import Predictions
+from ntkla.forgetting.reports.predictions import Predictions
 from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.doubled import Doubled
 from ntkla.linalg.design import DesignMatrix

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ntkla.forgetting.descent.training import Training, require_training
 from ntkla.forgetting.sequences.step import Pull
-from ntkla.forgetting.training import Training, require_training
 from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError, RidgeError
 from ntkla.linalg.precision import DEFAULT_TOLERANCE, NEGLIGIBLE

@@ -39,10 +39,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ntkla.forgetting.descent.trained import matrix_update
+from ntkla.forgetting.descent.training import Training
 from ntkla.forgetting.sequences.anchor import Anchor
 from ntkla.forgetting.sequences.moments import TaskMoments
-from ntkla.forgetting.trained import matrix_update
-from ntkla.forgetting.training import Training
 from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.accurate import Bounded
 from ntkla.linalg.arithmetic.doubled import Doubled, add

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ntkla
-from ntkla.forgetting.filters import filter_values
+from ntkla.forgetting.descent.filters import filter_values
+from ntkla.forgetting.descent.training import GradientDescent
 from ntkla.forgetting.planning.decomposed import decomposed
 from ntkla.forgetting.planning.filter_bank import filters, plain_filter
 from ntkla.forgetting.planning.protected import penalty_matrix, protected
 from ntkla.forgetting.planning.updates import Gradient, updates
-from ntkla.forgetting.training import GradientDescent
 from ntkla.linalg.arithmetic.accurate import accurate_normal_matrix
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.precision import U64, norm_upper

@@ -9,7 +9,7 @@ import weakref
 import pytest
 import torch
 
-from ntkla.forgetting.predictions import Predictions
+from ntkla.forgetting.reports.predictions import Predictions
 from ntkla.forgetting.sequences.sequence import TaskSequence
 from ntkla.forgetting.tasks import Task
 from ntkla.linalg.errors import ArgumentError

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
+from ntkla.forgetting.descent.training import GradientDescent
+from ntkla.forgetting.penalties.spectral_penalty import SpectralPenalty
 from ntkla.forgetting.sequences.preparing import prepared
 from ntkla.forgetting.sequences.sequence import TaskSequence
-from ntkla.forgetting.spectral_penalty import SpectralPenalty
 from ntkla.forgetting.tasks import Task
-from ntkla.forgetting.training import GradientDescent
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.precision import U64, gamma, norm_upper
 from tests.forgetting.sequences.curricula import CLASSES, F, learned, some_head, task

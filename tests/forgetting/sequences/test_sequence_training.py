@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ntkla.forgetting.gains import gains
+from ntkla.forgetting.descent.gains import gains
+from ntkla.forgetting.descent.training import GradientDescent, GradientFlow
 from ntkla.forgetting.sequences import step
 from ntkla.forgetting.sequences.carried import Carried
 from ntkla.forgetting.sequences.sequence import TaskSequence
-from ntkla.forgetting.training import GradientDescent, GradientFlow
 from ntkla.linalg.errors import ArgumentError, TrainingDivergesError
 from ntkla.linalg.precision import U64, norm_upper
 from ntkla.testing.spectra import normal

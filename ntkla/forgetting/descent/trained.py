@@ -31,9 +31,9 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.forgetting.filters import filter_values
-from ntkla.forgetting.gains import Gains, gains, peaks, residual_bound
-from ntkla.forgetting.training import GradientDescent, Training
+from ntkla.forgetting.descent.filters import filter_values
+from ntkla.forgetting.descent.gains import Gains, gains, peaks, residual_bound
+from ntkla.forgetting.descent.training import GradientDescent, Training
 from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.accurate import PANEL, Bounded, accurate_adjoint, accurate_normal_matrix, accurate_sum
 from ntkla.linalg.arithmetic.doubled import two_product

@@ -39,7 +39,7 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.forgetting.energies import Energies, Interval, growing, squared, sum_of_squares
+from ntkla.forgetting.spectrum.energies import Energies, Interval, growing, squared, sum_of_squares
 from ntkla.linalg.arithmetic.accurate import PANEL, accurate_sum
 from ntkla.linalg.eigen.feature_modes import FeatureModes
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma, norm_upper

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.forgetting.training import GradientDescent, GradientFlow, Training
+from ntkla.forgetting.descent.training import GradientDescent, GradientFlow, Training
 from ntkla.linalg.arithmetic.doubled import two_product
 from ntkla.linalg.arithmetic.enclosure import (
     Enclosed,

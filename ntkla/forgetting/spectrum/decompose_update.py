@@ -9,9 +9,9 @@ import math
 
 import torch
 
-from ntkla.forgetting.decompose import Decomposition, assembled, error_norm
-from ntkla.forgetting.energies import Energies, energies_in
-from ntkla.forgetting.update_energies import Known, Product, energies_of_update, scaled_spectrum
+from ntkla.forgetting.spectrum.decompose import Decomposition, assembled, error_norm
+from ntkla.forgetting.spectrum.energies import Energies, energies_in
+from ntkla.forgetting.spectrum.update_energies import Known, Product, energies_of_update, scaled_spectrum
 from ntkla.linalg import checks
 from ntkla.linalg.design import widened
 from ntkla.linalg.eigen.feature_modes import FeatureModes

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from ntkla.forgetting.classes import ClassForgetting
-from ntkla.forgetting.decompose import Decomposition
 from ntkla.forgetting.drift_bound import root_mean_square
 from ntkla.forgetting.drifts import Forgetting
-from ntkla.forgetting.predictions import Flips, Predictions
-from ntkla.forgetting.protection import ProtectedModes
-from ntkla.forgetting.ranks import Rank
-from ntkla.forgetting.samples import SampleDrift
+from ntkla.forgetting.penalties.protection import ProtectedModes
+from ntkla.forgetting.reports.classes import ClassForgetting
+from ntkla.forgetting.reports.predictions import Flips, Predictions
+from ntkla.forgetting.reports.samples import SampleDrift
+from ntkla.forgetting.spectrum.decompose import Decomposition
+from ntkla.forgetting.spectrum.ranks import Rank
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.eigen.feature_modes import FeatureModes
 from ntkla.linalg.results import Result, wrapped

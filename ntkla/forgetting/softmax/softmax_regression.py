@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ntkla.forgetting.cross_entropy_targets import checked_targets
 from ntkla.forgetting.heads import LinearHead
+from ntkla.forgetting.softmax.cross_entropy_targets import checked_targets
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.entropy.solve import DEFAULT_TOLERANCE, EntropyDiagnostics, EntropySolve, prepare_entropy

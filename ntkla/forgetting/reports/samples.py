@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from ntkla.forgetting.drift_bound import Size, size_of
-from ntkla.forgetting.predictions import Flips, Predictions
+from ntkla.forgetting.reports.predictions import Flips, Predictions
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.precision import SHORT_CHAIN
 from ntkla.linalg.results import Result

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ntkla.forgetting.drift_bound import root_mean_square
-from ntkla.forgetting.predictions import Flips, Predictions
+from ntkla.forgetting.reports.predictions import Flips, Predictions
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.results import Result
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ntkla.forgetting.drifts import Forgetting
-from ntkla.forgetting.overlap_bound import Update, overlap_bounds
+from ntkla.forgetting.spectrum.overlap_bound import Update, overlap_bounds
 from ntkla.linalg import checks
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.design import DesignMatrix

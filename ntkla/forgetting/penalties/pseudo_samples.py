@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 
 from ntkla.forgetting.heads import LinearHead
-from ntkla.forgetting.protection import Protected
+from ntkla.forgetting.penalties.protection import Protected
 from ntkla.linalg.arithmetic.accurate import PANEL, BoundedPair, doubled_adjoint, doubled_outputs
 from ntkla.linalg.arithmetic.doubled import Doubled, two_sum
 from ntkla.linalg.arithmetic.products import pieced_gamma, pieced_matmul

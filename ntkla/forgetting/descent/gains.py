@@ -33,8 +33,8 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.forgetting.filters import FilterValues
-from ntkla.forgetting.training import GradientDescent, GradientFlow, Training
+from ntkla.forgetting.descent.filters import FilterValues
+from ntkla.forgetting.descent.training import GradientDescent, GradientFlow, Training
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, rounded_up
 
 # Absolute rounding of a few operations on numbers of magnitude at most 8.

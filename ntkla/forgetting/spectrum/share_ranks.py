@@ -22,7 +22,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import accumulate
 
-from ntkla.forgetting.boxes import Boxes, LowerEnds
+from ntkla.forgetting.spectrum.boxes import Boxes, LowerEnds
 
 
 def share_counts(ends: LowerEnds, q: float) -> tuple[int, int]:

@@ -16,16 +16,16 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.forgetting.agreement import Agreement, agreement
-from ntkla.forgetting.classes import per_class
-from ntkla.forgetting.decompose import Decomposition
-from ntkla.forgetting.decompose_update import decompose_update
 from ntkla.forgetting.drift_bound import Drift, RowSizes, drift_of, drift_scale
 from ntkla.forgetting.heads import LinearHead
-from ntkla.forgetting.post_mortem_result import AS_FORECAST, CLOSE, DIFFERENT, PostMortem
-from ntkla.forgetting.predictions import Flips, Predictions
-from ntkla.forgetting.report import ForgettingReport
+from ntkla.forgetting.reports.agreement import Agreement, agreement
+from ntkla.forgetting.reports.classes import per_class
+from ntkla.forgetting.reports.post_mortem_result import AS_FORECAST, CLOSE, DIFFERENT, PostMortem
+from ntkla.forgetting.reports.predictions import Flips, Predictions
+from ntkla.forgetting.reports.report import ForgettingReport
 from ntkla.forgetting.shared_head import outputs_of
+from ntkla.forgetting.spectrum.decompose import Decomposition
+from ntkla.forgetting.spectrum.decompose_update import decompose_update
 from ntkla.forgetting.tasks import Task, positions, require_labels_below, require_outputs
 from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.doubled import two_sum

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ntkla.forgetting.boxes import boxes_of
-from ntkla.forgetting.real_ranks import computed_rank, rank_bounds
-from ntkla.forgetting.share_ranks import share_counts
+from ntkla.forgetting.spectrum.boxes import boxes_of
+from ntkla.forgetting.spectrum.real_ranks import computed_rank, rank_bounds
+from ntkla.forgetting.spectrum.share_ranks import share_counts
 from ntkla.linalg import checks
 from ntkla.linalg.eigen.feature_modes import FeatureModes
 from ntkla.linalg.eigen.modes import Eigenmodes, Spectrum

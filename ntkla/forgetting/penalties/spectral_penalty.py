@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ntkla.forgetting.probes import later, probes_and_outputs, require_reference, require_same_probes
+from ntkla.forgetting.penalties.probes import later, probes_and_outputs, require_reference, require_same_probes
 from ntkla.linalg import checks
 from ntkla.linalg.eigen.modes import Eigenmodes
 from ntkla.linalg.eigenmodes import eigenmodes

@@ -22,8 +22,8 @@ import torch
 from ntkla.forgetting.drifts import Forgetting, View, drifts_at_the_optimum
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.learning import Learning
-from ntkla.forgetting.protection import Protected
-from ntkla.forgetting.pseudo_samples import PseudoSamples, rows_of
+from ntkla.forgetting.penalties.protection import Protected
+from ntkla.forgetting.penalties.pseudo_samples import PseudoSamples, rows_of
 from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.accurate import Bounded, accurate_outputs
 from ntkla.linalg.design import DesignMatrix, widened

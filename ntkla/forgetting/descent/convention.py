@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ntkla.forgetting.training import GradientDescent
+from ntkla.forgetting.descent.training import GradientDescent
 from ntkla.linalg import checks
 from ntkla.linalg.errors import UnsupportedTrainingError
 from ntkla.linalg.results import Result

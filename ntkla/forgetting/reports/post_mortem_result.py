@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ntkla.forgetting.classes import ClassForgetting
-from ntkla.forgetting.decompose import Decomposition
-from ntkla.forgetting.predictions import Flips, Predictions
+from ntkla.forgetting.reports.classes import ClassForgetting
+from ntkla.forgetting.reports.predictions import Flips, Predictions
+from ntkla.forgetting.spectrum.decompose import Decomposition
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.precision import ratio
 from ntkla.linalg.results import Result, wrapped

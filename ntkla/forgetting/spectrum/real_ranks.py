@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from ntkla.forgetting.boxes import Boxes, LowerEnds
+from ntkla.forgetting.spectrum.boxes import Boxes, LowerEnds
 from ntkla.linalg.precision import U64
 
 # An upper bound of an entropy beyond this says less than the number of eigenvalues, and its exponential overflows.

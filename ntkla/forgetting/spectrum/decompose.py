@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ntkla.forgetting.energies import Energies, Interval, energies_in, shares
-from ntkla.forgetting.ranks import Rank, counted, share_between_0_and_1
+from ntkla.forgetting.spectrum.energies import Energies, Interval, energies_in, shares
+from ntkla.forgetting.spectrum.ranks import Rank, counted, share_between_0_and_1
 from ntkla.linalg import checks
 from ntkla.linalg.design import widened
 from ntkla.linalg.eigen.feature_modes import FeatureModes

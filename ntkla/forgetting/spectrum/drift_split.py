@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ntkla.forgetting.decompose import scaled_energies
-from ntkla.forgetting.energies import Energies, shares
-from ntkla.forgetting.probes import probes_and_outputs
+from ntkla.forgetting.penalties.probes import probes_and_outputs
+from ntkla.forgetting.spectrum.decompose import scaled_energies
+from ntkla.forgetting.spectrum.energies import Energies, shares
 from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.doubled import two_sum
 from ntkla.linalg.design import widened

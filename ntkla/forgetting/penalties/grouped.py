@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.forgetting.trained import TrainedUpdate
+from ntkla.forgetting.descent.trained import TrainedUpdate
 from ntkla.linalg.solve.normal_solver import NormalSolve, SolveDiagnostics
 from ntkla.linalg.solve.refine import relative_goal
 from ntkla.linalg.solve.stability import SolutionError, Stability

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ntkla.forgetting.spectral_penalty import SpectralPenalty
+from ntkla.forgetting.penalties.spectral_penalty import SpectralPenalty
 from ntkla.forgetting.tasks import Task
 from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError, ShapeError

@@ -6,17 +6,17 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.forgetting.classes import per_class
-from ntkla.forgetting.decompose_update import decompose_update
 from ntkla.forgetting.drifts import Forgetting
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.learning import Learning
-from ntkla.forgetting.predictions import Flips, Predictions
-from ntkla.forgetting.ranks import effective_rank, vulnerable_rank
-from ntkla.forgetting.report import ForgettingReport
-from ntkla.forgetting.sample_modes import homes_of
-from ntkla.forgetting.samples import Home, most_drifting
+from ntkla.forgetting.reports.classes import per_class
+from ntkla.forgetting.reports.predictions import Flips, Predictions
+from ntkla.forgetting.reports.report import ForgettingReport
+from ntkla.forgetting.reports.samples import Home, most_drifting
 from ntkla.forgetting.shared_head import outputs_of
+from ntkla.forgetting.spectrum.decompose_update import decompose_update
+from ntkla.forgetting.spectrum.ranks import effective_rank, vulnerable_rank
+from ntkla.forgetting.spectrum.sample_modes import homes_of
 from ntkla.forgetting.tasks import Task, positions
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.eigen.feature_modes import FeatureModes, feature_modes

@@ -21,8 +21,8 @@ from typing import NamedTuple
 import torch
 
 from ntkla.forgetting.drift_bound import size_of
-from ntkla.forgetting.samples import Home
-from ntkla.forgetting.update_energies import Known, coefficients
+from ntkla.forgetting.reports.samples import Home
+from ntkla.forgetting.spectrum.update_energies import Known, coefficients
 from ntkla.linalg.design import widened
 from ntkla.linalg.eigen.feature_modes import FeatureModes
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma, norm_upper

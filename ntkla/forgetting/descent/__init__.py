@@ -1,0 +1,1 @@
+"""Training that stops early: optimisers, their spectral filters, and what rounding does through them."""

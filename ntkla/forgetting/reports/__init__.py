@@ -1,0 +1,1 @@
+"""What is told of a task: predictions, flips, classes, samples, and what training really did."""

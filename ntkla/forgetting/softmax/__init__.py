@@ -1,0 +1,1 @@
+"""The softmax head under cross-entropy: its targets, its certified optimum, and the forecast of it."""
