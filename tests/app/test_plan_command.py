@@ -82,6 +82,11 @@ SETTINGS = {
         },
     ),
     "a tolerance": (["--tol", "1e-3"], {"tol": 1e-3}),
+    "cross-entropy": (["--cross-entropy"], {"loss": "cross_entropy"}),
+    "mean cross-entropy": (
+        ["--cross-entropy", "--mean-loss"],
+        {"loss": "cross_entropy", "ridges": (0.5 * SAMPLES, 2.0 * SAMPLES)},
+    ),
 }
 
 
@@ -178,6 +183,7 @@ ERRORS = {
     "forgetting": (["--max-forgetting=-1"], "--max-forgetting"),
     "names": (["--name", "one"], "expected one for each"),
     "tests": (["--old-test", "x.npy"], "--old-test: expected one for each of 2 OLD, got 1"),
+    "steps of cross-entropy": (["--cross-entropy", "--steps", "3", "--lr", "0.1"], "cross_entropy"),
     "divergence": (["--steps", "10", "--lr", "1e3"], "--lr: training diverges at every point of the grid"),
 }
 
@@ -220,6 +226,6 @@ def test_the_options_are_all_in_the_help():
     from ntkla.app.command_line.plan_options import PlanOptions
 
     said = " ".join(result.stdout.split())
-    hidden = {"old", "new", "head", "after", "cross_entropy"}
+    hidden = {"old", "new", "head", "after"}
     for field in dataclasses.fields(PlanOptions):
         assert field.name in hidden or f"--{field.name.replace('_', '-')}" in said, field.name

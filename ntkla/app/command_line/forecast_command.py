@@ -10,6 +10,7 @@ import typer
 from ntkla.app.command_line.forecast_options import USUAL_RIDGE, ForecastOptions
 from ntkla.app.command_line.shared_options import Debug, Device
 from ntkla.app.command_line.task_arguments import (
+    CrossEntropy,
     Head,
     Name,
     New,
@@ -51,14 +52,6 @@ Elsewhere = Annotated[str | None, typer.Option("--lr", "--steps", "--momentum", 
 Flow = Annotated[
     float | None,
     typer.Option(metavar="TIME", help="Gradient flow for this time instead of the optimum.", rich_help_panel=_HOW),
-]
-CrossEntropy = Annotated[
-    bool,
-    typer.Option(
-        "--cross-entropy",
-        help="The loss is torch's CrossEntropyLoss; without this, its MSELoss on one-hot targets. To the optimum only.",
-        rich_help_panel=_HOW,
-    ),
 ]
 WeightDecay = Annotated[float, typer.Option(help="Pull towards zero, absolute.", rich_help_panel=_HOW)]
 MeanLoss = Annotated[

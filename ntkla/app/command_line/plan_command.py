@@ -11,6 +11,7 @@ import typer
 from ntkla.app.command_line.plan_options import USUAL_MODES, USUAL_RIDGES, USUAL_STRENGTHS, PlanOptions
 from ntkla.app.command_line.shared_options import Debug, Device
 from ntkla.app.command_line.task_arguments import (
+    CrossEntropy,
     Head,
     Name,
     New,
@@ -81,8 +82,8 @@ MeanLoss = Annotated[
     bool,
     typer.Option(
         "--mean-loss",
-        help="LR, ridges and weights are meant for torch's MSELoss, the mean over samples and outputs; without this, "
-        "for half the sum.",
+        help="LR, ridges and weights are meant for torch's mean: MSELoss(), over samples and outputs, or "
+        "CrossEntropyLoss(), over samples; without this, for half the sum, or the sum.",
         rich_help_panel=_HOW,
     ),
 ]
@@ -140,6 +141,7 @@ def plan(
     lr: Lr = None,
     momentum: Momentum = 0.0,
     nesterov: Nesterov = False,
+    cross_entropy: CrossEntropy = False,
     mean_loss: MeanLoss = False,
     free_bias: FreeBias = False,
     probes: Probes = None,

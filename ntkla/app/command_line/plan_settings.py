@@ -1,7 +1,7 @@
 """From the options of `ntkla plan` to the arguments of `ntkla.plan`, in the units of half the summed squared loss.
 
-With --mean-loss the options are meant for f times that loss, f = 2/(n C) (`settings.py`): ridges and weights are then
-divided by f and the learning rate is multiplied by it.
+With --mean-loss the options are meant for f times that loss, f as in `settings.py`: ridges and weights are then divided
+by f and the learning rate is multiplied by it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from ntkla.app.command_line import notation
 from ntkla.app.command_line.inputs import Tasks
 from ntkla.app.command_line.plan_options import PlanOptions
-from ntkla.app.command_line.settings import mean_eigenvalue
+from ntkla.app.command_line.settings import mean_eigenvalue, mean_factor
 from ntkla.forgetting.shared_head import outputs_of
 from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError
@@ -25,8 +25,8 @@ class PlanSettings:
     """The grid, for `ntkla.plan`.
 
     Attributes:
-        ridges, strengths, weights, modes, steps, lr, momentum, nesterov, penalize_bias, tolerance: as there; strengths
-            or weights, not both.
+        ridges, strengths, weights, modes, steps, lr, momentum, nesterov, penalize_bias, loss, tolerance: as there;
+            strengths or weights, not both.
         probes: features that are protected instead of all, by the names of the old tasks; None for all.
         mean_eigenvalue: of the new task's normal matrix.
         typed_lr_unit: what a learning rate of the library is multiplied by to be one as it is typed.
@@ -41,6 +41,7 @@ class PlanSettings:
     momentum: float
     nesterov: bool
     penalize_bias: bool
+    loss: str
     tolerance: float
     probes: dict[str, torch.Tensor] | None
     mean_eigenvalue: float
@@ -59,7 +60,8 @@ def settle(options: PlanOptions, tasks: Tasks) -> PlanSettings:
         if task.labels is None:
             raise ArgumentError(f"{name}: a plan counts forgotten accuracy. Add the labels of OLD.")
     new, outputs = tasks.new, outputs_of(tasks.new, tasks.head).shape[0]
-    halves = new.features.shape[0] * outputs / 2 if options.mean_loss else 1.0
+    loss = "cross_entropy" if options.cross_entropy else "squared"
+    halves = mean_factor(new.features.shape[0], outputs, loss) if options.mean_loss else 1.0
     eigenvalue = mean_eigenvalue(new, tasks.head.bias is not None)
     option, typed = options.typed_ridges
     unit = halves if option == "--ridges" else eigenvalue
@@ -73,6 +75,7 @@ def settle(options: PlanOptions, tasks: Tasks) -> PlanSettings:
         momentum=options.momentum,
         nesterov=options.nesterov,
         penalize_bias=not options.free_bias,
+        loss=loss,
         tolerance=PLAN_TOLERANCE if options.tol is None else options.tol,
         probes=_probes(options.probes, tasks),
         mean_eigenvalue=eigenvalue,

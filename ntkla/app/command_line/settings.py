@@ -63,8 +63,8 @@ def settle(options: ForecastOptions, new: Task, head: LinearHead) -> Settings:
     outputs = head.outputs if new.outputs is None else new.outputs.shape[0]
     samples = new.features.shape[0]
     decay = checks.nonnegative("--weight-decay", options.weight_decay)
-    halves = samples * (1.0 if options.cross_entropy else outputs / 2) if options.mean_loss else 1.0
     loss, exact = ("cross_entropy", ENTROPY_TOLERANCE) if options.cross_entropy else ("squared", DEFAULT_TOLERANCE)
+    halves = mean_factor(samples, outputs, loss) if options.mean_loss else 1.0
     eigenvalue = mean_eigenvalue(new, head.bias is not None)
     if options.relative_ridge is not None:
         ridge = checks.nonnegative("--relative-ridge", options.relative_ridge) * eigenvalue
@@ -115,6 +115,11 @@ def in_typed_units(options: ForecastOptions, error: TrainingDivergesError, setti
         f"--sgd: a learning rate of {typed.lr!r} diverges on this task{beside}; {stable}.{meant}",
         limit,
     )
+
+
+def mean_factor(samples: int, outputs: int, loss: str) -> float:
+    """By how much the library's loss is larger than torch's mean: 1/f."""
+    return float(samples) if loss == "cross_entropy" else samples * outputs / 2
 
 
 def mean_eigenvalue(task: Task, bias: bool) -> float:

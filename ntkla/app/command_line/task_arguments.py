@@ -1,4 +1,4 @@
-"""The arguments `OLD... NEW HEAD` and the options that choose outputs and samples, as several commands have them."""
+"""The arguments `OLD... NEW HEAD`, and the options for outputs, samples and loss that several commands have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-_WHAT = "Which outputs and samples"
+_HOW, _WHAT = "How the head is trained", "Which outputs and samples"
 
 # All three are required; that one is missing is told by `positionals`, which knows which.
 Old = Annotated[list[str] | None, typer.Argument(metavar="OLD...", help="Tasks to be remembered, one or more.")]
@@ -52,5 +52,13 @@ Name = Annotated[
     typer.Option(
         help="What an OLD is called, once an OLD, such as --name cats --name dogs; its file's name if left out.",
         rich_help_panel=_WHAT,
+    ),
+]
+CrossEntropy = Annotated[
+    bool,
+    typer.Option(
+        "--cross-entropy",
+        help="The loss is torch's CrossEntropyLoss; without this, its MSELoss on one-hot targets. To the optimum only.",
+        rich_help_panel=_HOW,
     ),
 ]

@@ -7,8 +7,8 @@ Values are written as `strict_json` says; points and outcomes as `ntkla.forgetti
     command       "plan"
     inputs        old: {name: file}, new: file, head, each as in a forecast's document; old_test, new_test: as typed
     settings      ridges, strengths (null: weights were typed), weights, modes, steps (null: the optimum), lr, momentum,
-                  nesterov, penalize_bias, tolerance, probes (how many of each old task, null: all), in the units of
-                  half the summed loss; mean_eigenvalue of the new task's normal matrix; device
+                  nesterov, penalize_bias, loss, tolerance, probes (how many of each old task, null: all), in the units
+                  of the summed loss; mean_eigenvalue of the new task's normal matrix; device
     plan          {points: [PlanPoint], pareto: [numbers of points], unit, before, joint, tolerance, seconds}
     choice        {point: its number, forgotten, unit, max_forgetting, on, status}
 """
@@ -24,8 +24,8 @@ from ntkla.app.reports.strict_json import plain
 
 SCHEMA = 1
 _SETTINGS = (
-    *("ridges", "strengths", "weights", "modes", "steps", "lr", "momentum", "nesterov", "penalize_bias", "tolerance"),
-    "mean_eigenvalue",
+    *("ridges", "strengths", "weights", "modes", "steps", "lr", "momentum", "nesterov", "penalize_bias", "loss"),
+    *("tolerance", "mean_eigenvalue"),
 )
 
 

@@ -80,6 +80,7 @@ def _plan(tasks: inputs.Tasks, old_tests: dict[str, Task], new_test: Task | None
                 old_tests=old_tests,
                 new_test=new_test,
                 penalize_bias=settings.penalize_bias,
+                loss=settings.loss,
                 tol=settings.tolerance,
                 progress=lambda done, total: progress.update(bar, completed=done, total=total),
             )

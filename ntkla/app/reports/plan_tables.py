@@ -101,5 +101,6 @@ def described(outcome: PlanOutcome, point: PlanPoint) -> str:
     held = "without a penalty"
     if point.weight > 0:
         held = f"SpectralPenalty on {point.modes} modes of each old task, weight {point.weight:.6g}"
+    loss = ", cross-entropy" if outcome.settings.loss == "cross_entropy" else ""
     how = "to the optimum" if point.training is None else str(point.training)
-    return f"{ridge}, {held}, {how}"
+    return f"{ridge}, {held}, {how}{loss}"
