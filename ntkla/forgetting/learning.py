@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from ntkla.forgetting.descent.training import Training, require_training
 from ntkla.forgetting.penalties.protection import Protected
 from ntkla.linalg import checks
-from ntkla.linalg.entropy.solve import DEFAULT_TOLERANCE as ENTROPY_TOLERANCE
 from ntkla.linalg.errors import ArgumentError, UnsupportedTrainingError
-from ntkla.linalg.precision import DEFAULT_TOLERANCE
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, ENTROPY_TOLERANCE
 from ntkla.linalg.solve.cost import ROUTES
 
 LOSSES = ("squared", "cross_entropy")

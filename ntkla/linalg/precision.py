@@ -36,6 +36,8 @@ NEGLIGIBLE = 2.0**-900
 
 # What a caller gets who names no tolerance, relative to the scale that each result states.
 DEFAULT_TOLERANCE = 1e-10
+# The same under cross-entropy, where exp and log carry the error of their library.
+ENTROPY_TOLERANCE = 1e-7
 # What a plan asks of each of its points: they differ by percents, and the one that is chosen can be confirmed.
 PLAN_TOLERANCE = 1e-6
 

@@ -24,9 +24,8 @@ from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.tasks import Task
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.entropy.solve import DEFAULT_TOLERANCE as ENTROPY_TOLERANCE
 from ntkla.linalg.errors import TrainingDivergesError
-from ntkla.linalg.precision import DEFAULT_TOLERANCE
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, ENTROPY_TOLERANCE
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -39,6 +39,18 @@ from ntkla.linalg.status import Status
 
 # A residual may be rounded to bfloat16; what is further off is the residual of something else.
 _OFF = 0.05
+
+
+@dataclass(frozen=True)
+class SoftmaxDiagnostics(EntropyDiagnostics):
+    """How the optimum of a forecast was reached, and how far training is from linear.
+
+    Attributes:
+        gauss_newton_difference: how far the drift of the one-step prediction is from the exact one, over the norm of
+            that; an estimate.  None where nothing drifts.
+    """
+
+    gauss_newton_difference: float | None = None
 
 
 class EntropyUpdate:
@@ -81,9 +93,9 @@ class EntropyUpdate:
         """How it ended."""
         return self.solve.status(relative_bound)
 
-    def diagnostics(self, relative_bound: float) -> EntropyDiagnostics:
+    def diagnostics(self, relative_bound: float) -> SoftmaxDiagnostics:
         """How it was reached."""
-        return self.solve.diagnostics(relative_bound)
+        return SoftmaxDiagnostics(**vars(self.solve.diagnostics(relative_bound)))
 
 
 def entropy_drifts(
@@ -147,7 +159,7 @@ def _with_difference(found: Forgetting, view: View, step: torch.Tensor) -> Forge
         return found
     apart = float(torch.linalg.vector_norm(view.design.matmul(view.of(step)) - found.drift)) / size
     said = f"{found.status.message} The one-step (Gauss-Newton) prediction differs by {apart:.2g} of its norm."
-    assert isinstance(found.diagnostics, EntropyDiagnostics), "Newton's method says how it went"
+    assert isinstance(found.diagnostics, SoftmaxDiagnostics), "Newton's method says how it went"
     diagnostics = replace(found.diagnostics, gauss_newton_difference=apart)
     return replace(found, status=Status(found.status.code, said), diagnostics=diagnostics)
 

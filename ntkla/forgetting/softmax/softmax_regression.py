@@ -16,9 +16,9 @@ from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.softmax.cross_entropy_targets import checked_targets
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.entropy.solve import DEFAULT_TOLERANCE, EntropyDiagnostics, EntropySolve, prepare_entropy
+from ntkla.linalg.entropy.solve import EntropyDiagnostics, EntropySolve, prepare_entropy
 from ntkla.linalg.errors import ArgumentError, DtypeError, ShapeError
-from ntkla.linalg.precision import SHORT_CHAIN, U64, norm_lower, norm_upper, ratio
+from ntkla.linalg.precision import ENTROPY_TOLERANCE, SHORT_CHAIN, U64, norm_lower, norm_upper, ratio
 from ntkla.linalg.results import Result
 from ntkla.linalg.solve.weights import SampleWeights
 from ntkla.linalg.status import Status
@@ -134,7 +134,7 @@ def softmax_regression(
         start=begin,
         free_bias=free_bias,
         weights=None if weights is None else SampleWeights.checked("weights", weights, design, wanted).values,
-        tolerance=DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol),
+        tolerance=ENTROPY_TOLERANCE if tol is None else checks.positive("tol", tol),
         progress=progress,
     )
     solve.reach_tolerance()

@@ -1,7 +1,4 @@
-"""Sets up the certified minimum of softmax regression, and says how it was reached.
-
-Shared by `softmax_regression` and by the predictor of forgetting.
-"""
+"""Sets up the certified minimum of softmax regression, and says how it was reached."""
 
 from __future__ import annotations
 
@@ -20,12 +17,9 @@ from ntkla.linalg.entropy.objective import EntropyProblem
 from ntkla.linalg.entropy.quadratic import Quadratic
 from ntkla.linalg.entropy.separation import Separation, separation_of
 from ntkla.linalg.errors import ArgumentError, RidgeError
-from ntkla.linalg.precision import norm_lower
+from ntkla.linalg.precision import ENTROPY_TOLERANCE, norm_lower
 from ntkla.linalg.solve.normal_solver import SolveDiagnostics
 from ntkla.linalg.status import UNCERTIFIED, Status
-
-# What a caller gets who names no tolerance: exp and log carry the error of their library.
-DEFAULT_TOLERANCE = 1e-7
 
 
 @dataclass(frozen=True)
@@ -47,8 +41,6 @@ class EntropyDiagnostics(SolveDiagnostics):
             targets.
         separable: whether it is proved that the samples can be separated: then the head grows without end as the ridge
             falls.
-        gauss_newton_difference: of a forecast, how far the drift of the one-step prediction is from the exact one, over
-            the norm of that; an estimate.  None elsewhere.
     """
 
     hessian_products: int = 0
@@ -58,7 +50,6 @@ class EntropyDiagnostics(SolveDiagnostics):
     accuracy: float = 0.0
     least_margin: float | None = None
     separable: bool = False
-    gauss_newton_difference: float | None = None
 
 
 class EntropySolve:
@@ -142,7 +133,7 @@ def prepare_entropy(
     start: torch.Tensor | None = None,
     free_bias: bool = False,
     weights: torch.Tensor | None = None,
-    tolerance: float = DEFAULT_TOLERANCE,
+    tolerance: float = ENTROPY_TOLERANCE,
     gradient_error: float = 0.0,
     quadratics: tuple[Quadratic, ...] = (),
     progress: Callable[[int, float], None] | None = None,

@@ -4,8 +4,8 @@ A is `M + ridge I` with M positive semidefinite.  Cholesky of A in float64 is th
 residual rho = G - A X is formed at the highest level of `slicing.py` from the high and low parts of all three, so that
 the solution, an unevaluated sum of two float64 numbers as well, is refined to about 2^-90 cond(A).
 
-The error is bounded in the norm of A, which is what later problems inherit (`forgetting/sequences/step.py`), and from
-it in each coefficient.  Exactly, for the error e of one column, `A e = rho`.  With every coefficient penalised,
+The error is bounded in the norm of A, which is what later problems that contain A inherit, and from it in each
+coefficient.  Exactly, for the error e of one column, `A e = rho`.  With every coefficient penalised,
 
     ||A^1/2 e|| = ||A^-1/2 rho|| <= ||rho|| / sqrt(ridge),   ||e|| <= ||A^1/2 e|| / sqrt(ridge).
 

@@ -1,7 +1,7 @@
 """Sets up the certified solution of `(Phi^T D Phi + (ridge + decay) I) X = Phi^T D Y - decay X_start`.
 
-D holds the samples' weights; it is the identity without any.  Shared by `ridge_solve` (decay 0) and by the predictor
-of forgetting; picks the route and the chain of factors.
+D holds the samples' weights; it is the identity without any, and `ridge_solve` has decay 0.  Picks the route and the
+chain of factors.
 """
 
 from __future__ import annotations
