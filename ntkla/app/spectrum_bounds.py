@@ -1,6 +1,6 @@
 """What is proved of a spectrum, for a picture: the ends of every eigenvalue, computed or not, and of their shares.
 
-Rounded as any sum: a picture shows three digits.  Decisions are made in `forgetting.ranks`.
+Rounded as any sum: a picture shows three digits.  Decisions are made in `forgetting.spectrum.ranks`.
 """
 
 from __future__ import annotations

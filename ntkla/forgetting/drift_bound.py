@@ -4,8 +4,8 @@ With `e_c` the certified error of column c of the update,
 
     |error_ic| <= ||phi_i - centre|| e_c + offset_c + gamma (||phi_i|| ||dw_c|| + |db_c|)
 
-Centre and offset belong to an unpenalised bias (see `linalg.stability`); the last term is the rounding of the product,
-by the Cauchy-Schwarz inequality, gamma counting its summands.
+Centre and offset belong to an unpenalised bias (see `linalg.solve.stability`); the last term is the rounding of the
+product, by the Cauchy-Schwarz inequality, gamma counting its summands.
 """
 
 from __future__ import annotations

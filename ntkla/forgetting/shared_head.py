@@ -2,7 +2,7 @@
 
 The residual `R_B = Phi_B W_A^T - Y_B` is formed here beyond float64 and rounded once; what that rounding can do to the
 drift is in the bounds: `||A^-1 Phi^T||` times it for the optimum, `||h_T(A) Phi^T||` times it for training that stops
-early (`linalg.stability`, `forgetting.gains`).
+early (`linalg.solve.stability`, `forgetting.descent.gains`).
 
 Under cross-entropy the targets themselves are handed on, and the softmax is over the outputs that the new task uses.
 

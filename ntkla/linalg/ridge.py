@@ -80,7 +80,7 @@ def ridge_solve(
         penalize_bias: whether the ridge applies to the bias as to any coefficient.
         weights: [n], of each sample in the loss, any of these types, taken as exact: each 0 (the sample is left out) or
             at least 1.2e-271, one at least above 0; None for 1 each.
-        route: `"primal"` (F x F), `"dual"` (n x n) or `"auto"` (the cheaper by `linalg.cost.route_cost`).
+        route: `"primal"` (F x F), `"dual"` (n x n) or `"auto"` (the cheaper by `linalg.solve.cost.route_cost`).
         tol: wanted relative error in the Frobenius norm, default 1e-10.  A looser one is faster.
         strict: whether a status that is not certified raises `NotCertifiedError` instead of being returned.
 

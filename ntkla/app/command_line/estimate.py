@@ -1,9 +1,9 @@
 """How long a forecast or a decomposition will take and how much memory, before it runs.
 
-Operations are counted by the formulas in the docstrings of what runs (`linalg.cost`, `forgetting.trained`,
-`linalg.feature_modes`, `linalg.eigen_cost`); the rates come from a product and an eigendecomposition on this machine,
-twenty milliseconds each; whole forecasts reach three quarters of these.  A residual is counted once plain and once at
-the first level beyond float64, as most forecasts need it.
+Operations are counted by the formulas in the docstrings of what runs (`linalg.solve.cost`,
+`forgetting.descent.trained`, `linalg.eigen.feature_modes`, `linalg.eigen.eigen_cost`); the rates come from a product
+and an eigendecomposition on this machine, twenty milliseconds each; whole forecasts reach three quarters of these.  A
+residual is counted once plain and once at the first level beyond float64, as most forecasts need it.
 """
 
 from __future__ import annotations

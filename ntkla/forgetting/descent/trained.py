@@ -2,7 +2,7 @@
 
 `X = -h_T(A) g_0`, `A = Phi^T Phi + P`, `g_0 = Phi^T R + decays W_A^T`, P the diagonal of penalties and decays; with
 samples' weights D it is `A = Phi^T D Phi + P`, `g_0 = Phi^T D R + decays W_A^T`.
-Computed are `A Q = Q L + E` (`linalg.diagonalization`), coordinates z with `g_0 = Q z + r`, and `-Q h_T(L) z`.
+Computed are `A Q = Q L + E` (`linalg.eigen.diagonalization`), coordinates z with `g_0 = Q z + r`, and `-Q h_T(L) z`.
 The error has three parts.
 
 1. *The eigenvectors.*  `x_t = -Q h_t(L) z` is exactly what t steps of the same training make of the matrix

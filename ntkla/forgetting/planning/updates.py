@@ -5,7 +5,8 @@ grid are nearly dependent: `H = B T` with B [K, r] the leading left part of a si
 of the points.  So the features meet r updates of the basis only, `-Q (b_j * z_c)`, and each point is a combination T_p
 of their images.
 
-Error of `x_pc`, in 2-norms (the first two are derived in `forgetting.trained`; for the optimum, the force is h itself):
+Error of `x_pc`, in 2-norms (the first two are derived in `forgetting.descent.trained`; for the optimum, the force is h
+itself):
 
 1. the eigenvectors: `push (sum_j columns_j |f_j| + common ||f||)`, f the force times |z_c|; adding the ridge to the
    values rounds them once, a change of R of `u a_j ||q_j||`;

@@ -3,8 +3,8 @@
 The overlap matrix `O = V_A^T V_B` of the right singular vectors of the two tasks' features is that of Doan et al.,
 "A Theoretical Analysis of Catastrophic Forgetting through the NTK Overlap Matrix" (AISTATS 2021, arXiv 2010.04003); its
 singular values are the cosines of the principal angles between the two row spaces.  `overlap_bound.py` derives the
-bounds of the total forgetting in our notation, `linalg/row_space.py` the errors of the cosines, `linalg/alignment.py`
-the one number that weighs the overlap by the spectra.
+bounds of the total forgetting in our notation, `linalg/eigen/row_space.py` the errors of the cosines,
+`linalg/eigen/alignment.py` the one number that weighs the overlap by the spectra.
 
 Where the samples outnumber the features, both row spaces are the whole space and every cosine is 1: compare the leading
 modes instead (`k_old`, `k_new`), or the alignment.  None of these numbers knows which sample, which output, or

@@ -1,4 +1,4 @@
-"""How far two tasks use the same feature directions, as one number that weighs each by the spectra.
+"""How far two data sets use the same feature directions, as one number that weighs each by the spectra.
 
     alignment = tr(S_a S_b) / (||S_a||_F ||S_b||_F) = ||G_ab||_F^2 / (||G_aa||_F ||G_bb||_F),    S = Phi^T Phi
 
@@ -74,7 +74,7 @@ class _Half(NamedTuple):
 
 
 def alignment(a: DesignMatrix, modes_a: FeatureModes, b: DesignMatrix, modes_b: FeatureModes) -> Alignment:
-    """The alignment of two tasks from their features and all their modes.
+    """The alignment of two data sets from their features and all their modes.
 
     Cost: `2 m_a m_b columns` operations, m the smaller of samples and columns; memory for two blocks.
     """

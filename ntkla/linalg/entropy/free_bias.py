@@ -6,8 +6,8 @@ root of the first sum is a seminorm, so with `M = sum_i c_i ||phi_i||^2` and l t
 
     sqrt(l) ||b|| <= (sum_i c_i Var_p(b))^1/2 <= sqrt(h) + sqrt(M / 2) ||V||,   ||V|| <= sqrt(h / ridge),
 
-hence `||V||^2 + ||b||^2 <= h / m` with `1 / m = 1 / ridge + (1 + sqrt(M / (2 ridge)))^2 / l`.  A class that the task
-does not have is not held back at all: its probability, and l with it, goes to zero.
+hence `||V||^2 + ||b||^2 <= h / m` with `1 / m = 1 / ridge + (1 + sqrt(M / (2 ridge)))^2 / l`.  A class that no
+sample has is not held back at all: its probability, and l with it, goes to zero.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Quadratic terms beside the loss: `c/2 ||Z X - Y||_F^2` for some outputs, what a penalty on modes is made of.
 
-Z, Y and c are known to within a rounding (`solve/inexact_rows.py` has the notation: Z*, Y*, c* are the exact ones).
-With `t = Z X - Y`, as stored, the exact gradient is
+Z, Y and c are known to within a rounding (`linalg/solve/inexact_rows.py` has the notation: Z*, Y*, c* are the exact
+ones).  With `t = Z X - Y`, as stored, the exact gradient is
 
     c* Z*^T (Z* X - Y*) = c Z^T t + Z*^T c* d + c (Z* - Z)^T t,   d = (Z* - Z) X - (Y* - Y) + (1 - c / c*) t.
 
