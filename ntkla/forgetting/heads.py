@@ -10,7 +10,7 @@ import torch
 from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.products import pieced_gamma
 from ntkla.linalg.design import DesignMatrix, widened
-from ntkla.linalg.errors import ShapeError
+from ntkla.linalg.errors import ArgumentError, ShapeError
 from ntkla.linalg.precision import TINY64, norm_upper, rounded_up
 
 
@@ -100,3 +100,33 @@ class LinearHead:
         return f"LinearHead: {f} features, {c} outputs, {'with' if self.bias is not None else 'without'} bias"
 
     __repr__ = __str__
+
+
+def stacked_head(
+    name: str, head: object, design: DesignMatrix, outputs: int, *, features: str = "features", why: str = ""
+) -> torch.Tensor:
+    """A head as one float64 matrix [K, C] with its bias row, checked against features and outputs.
+
+    Args:
+        name, features: what the caller calls the head and the features.
+        head: must be a LinearHead, with a bias exactly when the design has one.
+        design: K columns.
+        outputs: C.
+        why: said where there is no head at all.
+
+    Raises:
+        ArgumentError, ShapeError, DeviceError
+    """
+    if not isinstance(head, LinearHead):
+        reason = f" {why}" if why else ""
+        raise ArgumentError(f"{name}: expected an ntkla.LinearHead, got {type(head).__name__}.{reason}")
+    if (head.bias is not None) != design.bias:
+        has = "a" if head.bias is not None else "no"
+        raise ArgumentError(f"{name}: bias={design.bias} was asked for, and the head has {has} bias.")
+    stacked = head.stacked()
+    if stacked.shape != (design.columns, outputs):
+        raise ShapeError(
+            f"{name}: expected weight [{outputs}, {design.features.shape[1]}], got {tuple(head.weight.shape)}."
+        )
+    checks.one_device(**{name: stacked, features: design.features})
+    return stacked

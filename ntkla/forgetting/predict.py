@@ -13,24 +13,18 @@ same objective (`pseudo_samples.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 import torch
 
-from ntkla.forgetting.descent.trained import TrainedUpdate, trained_update
 from ntkla.forgetting.descent.training import Training
-from ntkla.forgetting.drifts import Forgetting, View, drifts_after_training, drifts_at_the_optimum
-from ntkla.forgetting.heads import LinearHead
+from ntkla.forgetting.drifts import Forgetting, View
+from ntkla.forgetting.heads import LinearHead, stacked_head
 from ntkla.forgetting.learning import Learning
-from ntkla.forgetting.penalties.grouped import GroupedSolve, grouped_training
 from ntkla.forgetting.penalties.protection import Penalty, protected_outputs
-from ntkla.forgetting.penalties.pseudo_samples import PseudoSamples, System, systems
 from ntkla.forgetting.softmax.cross_entropy import entropy_drifts, targets_of_residual
+from ntkla.forgetting.squared import squared_drifts
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.errors import ArgumentError, ShapeError
-from ntkla.linalg.solve.normal_solver import NormalSolve, prepare
 from ntkla.linalg.solve.weights import SampleWeights
 
 
@@ -114,7 +108,7 @@ def predict_forgetting(
     view, new = View(DesignMatrix(features_old, bias)), DesignMatrix(features_new, bias)
     if learning.loss == "cross_entropy":
         return _softmax_forecast(view, new, residual_new, inexact, learning, head, weights)
-    found = drifts([view], new, residual_new, learning, head=head, residual_error=inexact, weights=weights)
+    found = squared_drifts([view], new, residual_new, learning, head=head, residual_error=inexact, weights=weights)
     return found[0]
 
 
@@ -128,116 +122,12 @@ def _softmax_forecast(
     weights: torch.Tensor | None,
 ) -> Forgetting:
     """The same under cross-entropy."""
-    start = _start(head, new, residual.shape[1])
+    why = "Under cross-entropy the softmax of its outputs is where training starts."
+    start = stacked_head("head", head, new, residual.shape[1], features="features_new", why=why)
     counted = None if weights is None else SampleWeights.checked("weights", weights, new, residual).values
     targets, error = targets_of_residual(residual, residual_error, new, start, counted)
     assert head is not None, "there is a start"
     return entropy_drifts([view], new, targets, learning, head, weights=weights, gradient_error=error)[0]
-
-
-def drifts(
-    views: Sequence[View],
-    new: DesignMatrix,
-    residual: torch.Tensor,
-    learning: Learning,
-    *,
-    head: LinearHead | None = None,
-    residual_error: torch.Tensor | None = None,
-    weights: torch.Tensor | None = None,
-) -> list[Forgetting]:
-    """`predict_forgetting` for several old tasks at once, from checked arguments; the update is solved once.
-
-    Head and weights are checked here.
-    """
-    # The drifts, their bounds, and what lies between while they are made.
-    outputs = residual.shape[1]
-    entries = sum(view.design.rows * view.of(residual[:1]).shape[1] for view in views)
-    checks.memory("the drift of the old predictions", 8 * 3 * entries, new.device)
-    needed = learning.weight_decay > 0 or (head is not None and len(learning.protected) > 0)
-    start = _start(head, new, outputs) if needed else None
-    counted = None if weights is None else SampleWeights.checked("weights", weights, new, residual)
-    known = head if start is not None else None
-    for guard in learning.protected:
-        probes = guard.protection.features
-        checks.lengths("penalty's features", probes, columns=new.features.shape[1])
-        checks.one_device(penalty=probes, features_new=new.features)
-    samples = [PseudoSamples.of(one, known, new.bias) for one in learning.protected]
-    parts = systems(samples, new, widened(residual), residual_error, counted)
-    if learning.training is not None:
-        runs = [(part.outputs, _trained(part, start, learning, residual_error)) for part in parts]
-        found = drifts_after_training(views, grouped_training(runs, outputs), learning.tolerance)
-    else:
-        rows = sum(view.design.rows for view in views)
-        solves = [(part.outputs, _optimum(part, start, learning, residual_error, rows)) for part in parts]
-        found = drifts_at_the_optimum(views, GroupedSolve(solves, outputs))
-    for one in found:
-        one.status.require(learning.strict)
-    return found
-
-
-def _trained(
-    part: System, start: torch.Tensor | None, learning: Learning, residual_error: torch.Tensor | None
-) -> TrainedUpdate:
-    """The update of a group of outputs by training that stops early."""
-    assert learning.training is not None
-    mask = torch.ones(part.design.columns, dtype=torch.float64, device=part.design.device)
-    if part.design.bias and not learning.penalize_bias:
-        mask[-1] = 0.0
-    update = trained_update(
-        part.design,
-        part.residual,
-        None if start is None or learning.weight_decay == 0 else part.of(start),
-        learning.ridge * mask,
-        learning.weight_decay * mask,
-        learning.training,
-        learning.tolerance,
-        part.weights,
-        part.inexactness,
-    )
-    own = part.inexactness is None and residual_error is not None
-    return update.with_residual_error(part.of(residual_error)) if own and residual_error is not None else update
-
-
-def _optimum(
-    part: System, start: torch.Tensor | None, learning: Learning, residual_error: torch.Tensor | None, rows: int
-) -> NormalSolve:
-    """The optimum of a group of outputs, prepared for predictions of so many samples."""
-    solve = prepare(
-        part.design,
-        -part.residual,
-        ridge=learning.ridge,
-        decay=learning.weight_decay,
-        start=None if start is None else part.of(start),
-        free_bias=part.design.bias and not learning.penalize_bias,
-        route=learning.route,
-        tolerance=learning.tolerance,
-        weights=part.weights,
-        targets_copied=True,
-        rows_predicted=rows,
-    )
-    if part.inexactness is not None:
-        return solve.with_inexact_rows(part.inexactness)
-    return replace(solve, targets_error=None if residual_error is None else part.of(residual_error))
-
-
-def _start(head: LinearHead | None, design: DesignMatrix, outputs: int) -> torch.Tensor:
-    """W_A^T with its bias row, [K, C], checked against the problem."""
-    if not isinstance(head, LinearHead):
-        raise ArgumentError(
-            f"head: weight_decay pulls it towards zero, a penalty compares it and the softmax depends on its outputs: "
-            f"expected the old LinearHead, got {type(head).__name__}."
-        )
-    if (head.bias is not None) != design.bias:
-        raise ArgumentError(
-            f"head: bias={design.bias} was asked for, and the head has {'a' if head.bias is not None else 'no'} bias."
-        )
-    stacked = head.stacked()
-    if stacked.shape != (design.columns, outputs):
-        raise ShapeError(
-            f"head: expected weight [{outputs}, {design.features.shape[1]}], got {tuple(head.weight.shape)}."
-        )
-    checks.one_device(head=stacked, features_new=design.features)
-    return stacked
 
 
 def _residual_error(error: object, residual: torch.Tensor) -> torch.Tensor:

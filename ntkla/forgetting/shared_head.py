@@ -20,9 +20,9 @@ import torch
 from ntkla.forgetting.drifts import Forgetting, View
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.learning import Learning
-from ntkla.forgetting.predict import drifts
 from ntkla.forgetting.softmax.cross_entropy import entropy_drifts
 from ntkla.forgetting.softmax.cross_entropy_targets import checked_targets
+from ntkla.forgetting.squared import squared_drifts
 from ntkla.forgetting.tasks import Task, positions
 from ntkla.linalg.arithmetic.accurate import Bounded, accurate_outputs
 from ntkla.linalg.design import DesignMatrix, widened
@@ -50,7 +50,7 @@ def drifts_of_tasks(olds: Sequence[Task], new: Task, head: LinearHead, learning:
         found = entropy_drifts(views, design, targets, learning, trained, weights=new.weights)
     else:
         residual = new_residual(new, trained)
-        found = drifts(
+        found = squared_drifts(
             views, design, residual.value, learning, head=trained, residual_error=residual.error, weights=new.weights
         )
     return [

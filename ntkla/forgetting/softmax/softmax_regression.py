@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ntkla.forgetting.heads import LinearHead
+from ntkla.forgetting.heads import LinearHead, stacked_head
 from ntkla.forgetting.softmax.cross_entropy_targets import checked_targets
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.entropy.solve import EntropyDiagnostics, EntropySolve, prepare_entropy
-from ntkla.linalg.errors import ArgumentError, DtypeError, ShapeError
+from ntkla.linalg.errors import DtypeError
 from ntkla.linalg.precision import ENTROPY_TOLERANCE, SHORT_CHAIN, U64, norm_lower, norm_upper, ratio
 from ntkla.linalg.results import Result
 from ntkla.linalg.solve.weights import SampleWeights
@@ -139,25 +139,6 @@ def softmax_regression(
     )
     solve.reach_tolerance()
     return _result(solve, design, centre, strict)
-
-
-def stacked_head(name: str, head: object, design: DesignMatrix, outputs: int) -> torch.Tensor:
-    """A head [K, C] with its bias row, checked against features and outputs.
-
-    Raises:
-        ArgumentError, ShapeError, DeviceError
-    """
-    head = checks.instance(name, head, LinearHead)
-    if (head.bias is not None) != design.bias:
-        has = "a" if head.bias is not None else "no"
-        raise ArgumentError(f"{name}: bias={design.bias} was asked for, and the head has {has} bias.")
-    stacked = head.stacked()
-    if stacked.shape != (design.columns, outputs):
-        raise ShapeError(
-            f"{name}: expected weight [{outputs}, {design.features.shape[1]}], got {tuple(head.weight.shape)}."
-        )
-    checks.one_device(**{name: stacked, "features": design.features})
-    return stacked
 
 
 def _result(solve: EntropySolve, design: DesignMatrix, centre: torch.Tensor | None, strict: bool) -> SoftmaxRegression:
