@@ -77,13 +77,13 @@ def peaks(training: Training, eigenvalues: torch.Tensor, values: FilterValues) -
     at_end = values.value.abs() + values.error
     if isinstance(training, GradientFlow):
         return rounded_up(at_end)
-    swing = 1.0 + _residual_bound(training, eigenvalues)
+    swing = 1.0 + _polynomial_bounds(training, eigenvalues)
     bounded = torch.clamp(swing / eigenvalues.clamp(min=TINY64), max=_reach(training))
     peak = torch.where(eigenvalues <= _monotone_limit(training), at_end, bounded)
     return rounded_up(peak * (1.0 + 2.0 * training.momentum if training.nesterov else 1.0))
 
 
-def residual_bound(training: Training, high: float) -> float:
+def remaining_share(training: Training, high: float) -> float:
     """Upper bound of the residual polynomial `|1 - a h_T(a)|` over [0, high]: what training leaves of a distance."""
     return 1.0 if high <= _monotone_limit(training) else _largest_residual(training)
 
@@ -112,7 +112,7 @@ def _largest_residual(training: GradientDescent | GradientFlow) -> float:
     return (1.0 + (3.0 if training.nesterov else 1.0) * m) / (1.0 - m)
 
 
-def _residual_bound(training: GradientDescent, a: torch.Tensor) -> torch.Tensor:
+def _polynomial_bounds(training: GradientDescent, a: torch.Tensor) -> torch.Tensor:
     """Bound of the residual polynomial of every step, for each eigenvalue."""
     m, w = training.momentum, training.lr * a
     kept = 1.0 - w if training.nesterov else torch.ones_like(w)

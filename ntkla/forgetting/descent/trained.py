@@ -32,7 +32,7 @@ from typing import NamedTuple
 import torch
 
 from ntkla.forgetting.descent.filters import filter_values
-from ntkla.forgetting.descent.gains import Gains, gains, peaks, residual_bound
+from ntkla.forgetting.descent.gains import Gains, gains, peaks, remaining_share
 from ntkla.forgetting.descent.training import GradientDescent, Training
 from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.accurate import PANEL, Bounded, accurate_adjoint, accurate_normal_matrix, accurate_sum
@@ -210,7 +210,7 @@ def matrix_update(
     modes = diagonalize(hessian, floor)
     if isinstance(training, GradientDescent):
         training.require_stable(modes.largest, objective)
-    return MatrixUpdate(*_apply(modes, gradient, training), residual_bound(training, modes.largest))
+    return MatrixUpdate(*_apply(modes, gradient, training), remaining_share(training, modes.largest))
 
 
 def memory_estimate(design: Design, outputs: int, weighted: bool = False) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -65,9 +65,9 @@ class GroupedSolve(NamedTuple):
 
     def reach(self, size: float) -> None:
         """Refines until the size of the whole error is at most this, as far as each group's share allows."""
-        share: Callable[[torch.Tensor], float] = lambda _: size / math.sqrt(len(self.groups))  # noqa: E731
+        share = size / math.sqrt(len(self.groups))
         for _, solve in self.groups:
-            solve.solution.reach(share)
+            solve.solution.reach(lambda _: share)
 
     @property
     def _worst(self) -> NormalSolve:
