@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -25,7 +25,8 @@ class Watched:
         outputs: int64 [C], the outputs of the head that the task uses.
         base: their predictions, float64 [n, C].
         offsets: bounds of the error of base, [n], the largest of each row.
-        residual: base minus target, or None without targets.
+        targets: [n, C] in their own element type, or None.
+        residual: base minus target, float64, or None without targets.
         labels: int64 [n], the place of each label among the outputs, or None.
         classes: int64 [n], the predicted class; undecided: the rows where another one is possible, int64 [u], and
             possible: which ones are, bool [u, C].
@@ -36,6 +37,7 @@ class Watched:
     outputs: torch.Tensor
     base: torch.Tensor
     offsets: torch.Tensor
+    targets: torch.Tensor | None
     residual: torch.Tensor | None
     labels: torch.Tensor | None
     classes: torch.Tensor
@@ -55,6 +57,7 @@ class Watched:
             outputs,
             before.value,
             before.error_bound.amax(dim=1),
+            task.targets,
             None if task.targets is None else before.value - widened(task.targets),
             None if task.labels is None else positions(task.labels, outputs),
             before.value.argmax(dim=1),
@@ -64,13 +67,11 @@ class Watched:
         )
 
     def from_zero(self) -> Watched:
-        """The same for updates of a head that is zero: the residual is minus the target."""
-        residual = None if self.residual is None else self.residual - self.base
+        """The same for updates of a head that is zero: the residual is minus the target, exact."""
         nothing = torch.zeros_like(self.base)
-        return Watched(
-            self.design, self.outputs, nothing, torch.zeros_like(self.offsets), residual, self.labels, self.classes,
-            self.undecided, self.possible, self.norms,
-        )  # fmt: skip
+        # Not residual minus base: that would bring back the target with the rounding of a base of any size.
+        residual = None if self.targets is None else -widened(self.targets)
+        return replace(self, base=nothing, offsets=torch.zeros_like(self.offsets), residual=residual)
 
 
 class Part(NamedTuple):
