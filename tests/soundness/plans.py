@@ -1,7 +1,12 @@
-"""Plans of small problems in words, and their judge: the exact answer of every point, in ball arithmetic."""
+"""Plans of small problems in words, and the exact answer of every point, in ball arithmetic.
+
+The new task's loss is given to the references as the penalties of `PenaltyTerm`, one a sample, so that the residual of
+a head of any size is exact there, and nowhere rounded.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,20 +19,46 @@ from ntkla.forgetting.planning.protected import protected
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.precision import gamma
 from ntkla.testing import (
-    Comparison,
     Exact,
     PenaltyTerm,
     Problem,
-    compare,
-    drift_of,
     gradient_descent,
     gradient_flow,
-    head_update,
     mean_eigenvalue,
     problems,
     with_bias,
 )
-from ntkla.testing.balls import ball_matrix, euclidean_norm, flint
+from ntkla.testing.ball_penalty import by_output
+from ntkla.testing.balls import ball, ball_matrix, diagonal, flint
+from ntkla.testing.spectra import normal
+
+
+def design(features: torch.Tensor, bias: bool) -> torch.Tensor:
+    """Phi, float64."""
+    return with_bias(features) if bias else features.to(torch.float64)
+
+
+def _loss(task: ntkla.Task, bias: bool) -> list[PenaltyTerm]:
+    """A task's loss, a term `w/2 ||phi W^T - y||^2` a sample."""
+    phi, one = design(task.features, bias), torch.ones((1, 1), dtype=torch.float64, device="cpu")
+    weights = [1.0] * phi.shape[0] if task.weights is None else task.weights.tolist()
+    every = tuple(range(task.targets.shape[1]))
+    return [
+        PenaltyTerm(one, phi[i : i + 1], task.targets[i : i + 1], weight, 2, every) for i, weight in enumerate(weights)
+    ]
+
+
+def _optimum(penalties: Sequence[float], terms: Sequence[PenaltyTerm], start: torch.Tensor) -> Exact:
+    """The change of a head [K, C] to where a ridge towards it, and the terms, have their least."""
+
+    def compute() -> Any:
+        ridge = diagonal([ball(penalty) for penalty in penalties])
+        nothing = flint().arb_mat(*start.shape)
+        return -by_output(
+            lambda a, g: a.solve(g, algorithm="lu"), ridge, nothing, terms, ball_matrix(start), bias=False
+        )
+
+    return Exact(compute)
 
 
 @dataclass(frozen=True)
@@ -35,11 +66,12 @@ class Planned:
     """A grid on one problem.
 
     Attributes:
-        problem: the old task, the new one, and the residual, which is that of a head of zeros.
+        problem: the old task, the new one, and minus its targets, the residual of a head of zeros.
         modes: k.
         strength: the largest eigenvalue of what the penalty adds, in mean eigenvalues of the new task.
         kind, share, steps: of the training that stops early; share of the stable range.
         tol: of the plan; a tight one is only tried for beyond float64.
+        head_scale: of the entries of the head before.
     """
 
     problem: Problem
@@ -49,6 +81,7 @@ class Planned:
     share: float = 0.5
     steps: int = 10
     tol: float | None = None
+    head_scale: float = 0.0
 
     @cached_property
     def rows(self) -> torch.Tensor:
@@ -70,12 +103,12 @@ class Planned:
     def training(self) -> ntkla.GradientDescent | ntkla.GradientFlow:
         """Stable for both protections."""
         p = self.problem
-        design = with_bias(p.features_new) if p.bias else p.features_new.to(torch.float64)
+        phi = design(p.features_new, p.bias)
         if p.weights is not None:
-            design = design * p.weights.to(torch.float64).sqrt()[:, None]
+            phi = phi * p.weights.to(torch.float64).sqrt()[:, None]
         added = 2 * self.strength * mean_eigenvalue(p.features_new, p.bias, p.weights) * self.modes
-        largest = float(torch.linalg.matrix_norm(design, 2)) ** 2 + p.ridge + added
-        largest = largest * (1 + gamma(1000 * design.numel())) or 1.0
+        largest = float(torch.linalg.matrix_norm(phi, 2)) ** 2 + p.ridge + added
+        largest = largest * (1 + gamma(1000 * phi.numel())) or 1.0
         if self.kind == "flow":
             return ntkla.GradientFlow(self.share * self.steps / largest)
         momentum = 0.0 if self.kind == "plain" else 0.9
@@ -90,11 +123,16 @@ class Planned:
         new = ntkla.Task(p.features_new, -p.residual_new, weights=p.weights)
         return ntkla.Task.from_labels(p.features_old, labels, p.outputs), new
 
+    @cached_property
+    def start(self) -> torch.Tensor:
+        """W_A^T, [K, C]."""
+        p = self.problem
+        return normal(p.new.features + p.bias, p.outputs, p.seed + 3) * self.head_scale
+
     def made(self) -> ntkla.Plan:
         """The library's answer."""
         p, (old, new) = self.problem, self.tasks
-        nothing = torch.zeros((p.outputs, p.new.features), dtype=torch.float64, device="cpu")
-        head = ntkla.LinearHead(nothing, nothing[:, 0] if p.bias else None)
+        head = ntkla.LinearHead(self.start[: p.new.features].T, self.start[-1] if p.bias else None)
         return ntkla.plan(
             old,
             new,
@@ -107,63 +145,36 @@ class Planned:
             tol=self.tol,
         )
 
+    @property
+    def penalties(self) -> list[float]:
+        """The ridge on each column."""
+        p = self.problem
+        columns = p.new.features + p.bias
+        return [p.ridge] * (columns - 1) + [p.ridge if p.penalize_bias or not p.bias else 0.0]
+
     def exact(self, point: ntkla.PlanPoint) -> Exact:
         """dW^T of one point."""
-        p = self.problem
-        design = with_bias(p.features_new) if p.bias else p.features_new.to(torch.float64)
-        penalties = [point.ridge] * design.shape[1]
-        if p.bias and not p.penalize_bias:
-            penalties[-1] = 0.0
-        terms = []
+        p, terms = self.problem, _loss(self.tasks[1], self.problem.bias)
         if point.weight > 0 and self.rows.numel():
             count = self.rows.shape[0]
             basis = torch.eye(count, dtype=torch.float64, device="cpu")
-            terms = [PenaltyTerm(basis, self.rows, None, point.weight, p.outputs * count, tuple(range(p.outputs)))]
+            every = tuple(range(p.outputs))
+            terms.append(PenaltyTerm(basis, self.rows, None, point.weight, p.outputs * count, every))
         if point.training is None:
-            if penalties[-1] == penalties[0]:
-                return head_update(design, p.residual_new, ridge=p.ridge, weights=p.weights, protected=terms)
-            free = {"bias": True, "penalize_bias": False, "weights": p.weights}
-            return head_update(p.features_new, p.residual_new, ridge=p.ridge, **free)  # no terms: see planned_problems
-        given = {"penalties": penalties, "weights": p.weights, "protected": terms}
+            return _optimum(self.penalties, terms, self.start)
+        nothing = torch.zeros_like(self.start[:, :1].T), torch.zeros_like(self.start[:1])
+        given = {"penalties": self.penalties, "protected": terms, "start": self.start}
         t = point.training
         if isinstance(t, ntkla.GradientFlow):
-            return gradient_flow(design, p.residual_new, time=t.time, **given)
+            return gradient_flow(*nothing, time=t.time, **given)
         run = {"lr": t.lr, "steps": t.steps, "momentum": t.momentum, "nesterov": t.nesterov}
-        return gradient_descent(design, p.residual_new, **run, **given)
+        return gradient_descent(*nothing, **run, **given)
 
-    def judged(self, point: ntkla.PlanPoint, scale: float = 1.0, moved: float = 0.0) -> list[Comparison]:
-        """Drift and loss of both tasks; `scale` shrinks the bounds and `moved` shifts the values, to plant errors."""
-        update, found = self.exact(point), []
-        for task, outcome in zip(self.tasks, (point.old["old"], point.new), strict=True):
-            if not outcome.drift_error < float("inf"):
-                continue
-            values = torch.tensor([[outcome.drift, outcome.loss]], dtype=torch.float64, device="cpu") * (1.0 + moved)
-            errors = torch.tensor([[outcome.drift_error, outcome.loss_error]], dtype=torch.float64, device="cpu")
-            found.append(compare(values, errors * scale, self._sizes(task, update), "drift and loss"))
-        return found
-
-    def _sizes(self, task: ntkla.Task, update: Exact) -> Exact:
-        drift = drift_of(task.features, update, bias=self.problem.bias)
-
-        def compute() -> Any:
-            moved = drift.compute()
-            left = moved - ball_matrix(task.targets)
-            squares = sum((x * x for x in left.entries()), flint().arb(0))
-            return flint().arb_mat([[euclidean_norm(moved.entries()), squares / (2 * task.features.shape[0])]])
-
-        return Exact(compute)
-
-    def accuracy_holds(self, point: ntkla.PlanPoint) -> bool:
-        """Whether the exact outputs of the old task agree with what is said about its accuracy and its flips."""
-        task = self.tasks[0]
-        drift = drift_of(task.features, self.exact(point), bias=self.problem.bias).at(600)
-        if drift is None:
-            return True
-        rows, labels, n = drift.tolist(), task.labels.tolist(), task.features.shape[0]
-        certain = sum(all(row[y] > x for j, x in enumerate(row) if j != y) for row, y in zip(rows, labels, strict=True))
-        possible = sum(not any(x > row[y] for x in row) for row, y in zip(rows, labels, strict=True))
-        accuracy = point.old["old"].accuracy
-        return round(accuracy.low * n) <= possible and round(accuracy.high * n) >= certain
+    @cached_property
+    def joint(self) -> Exact:
+        """W^T of the joint optimum."""
+        both = [term for task in self.tasks for term in _loss(task, self.problem.bias)]
+        return _optimum(self.penalties, both, torch.zeros_like(self.start))
 
 
 @st.composite
@@ -179,4 +190,5 @@ def planned_problems(draw: st.DrawFn, most: int = 5) -> Planned:
         draw(st.sampled_from([0.5, 0.05, 0.9])),
         draw(st.sampled_from([1, 2, 7, 100])),
         draw(st.sampled_from([None, 1e-15])),
+        draw(st.sampled_from([0.0, 1.0, 1e8])),
     )
