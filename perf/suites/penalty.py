@@ -15,9 +15,8 @@ import torch
 
 from ntkla.forgetting.penalties.spectral_penalty import SpectralPenalty
 from ntkla.linalg.eigenmodes import eigenmodes
-from ntkla.linalg.precision import gamma
-from perf.harness import Case, Contender, Specification, Verdict, Work
-from perf.precisions import ROUNDOFF
+from perf.harness import Case, Contender, Specification, Work
+from perf.suites.penalty_judge import Judge, Step
 from perf.suites.penalty_network import resnet18
 
 BASELINE = "ResNet-18 step"
@@ -69,62 +68,38 @@ def build(setting: Setting, device: torch.device) -> Case:
     outputs = (reference + torch.randn(reference.shape, generator=draw).to(device)).requires_grad_()
     penalty = SpectralPenalty(eigenmodes(features, setting.k), reference)
 
-    def loss() -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(network(images), labels)
-
-    def alone() -> torch.Tensor:
+    def alone() -> Step:
         outputs.grad = None
         total = penalty(outputs)
         total.backward()  # type: ignore[no-untyped-call]
-        return total
+        return Step(total, outputs=outputs.detach())
 
-    def step(objective: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def step(kept: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Step:
         network.zero_grad()
-        total = objective()
+        logits = network(images)
+        total = torch.nn.functional.cross_entropy(logits, labels)
+        said = None if kept is None else network(probes)
+        if kept is not None:
+            total = total + kept(said)
         total.backward()  # type: ignore[no-untyped-call]
-        return total
+        return Step(total, logits.detach(), None if said is None else said.detach())
 
     small = Work(4.0 * setting.probes * setting.k * setting.outputs, 4.0 * 3 * reference.numel(), "float32")
     whole = Work(6.0 * _products(network, setting), 0.0, "float32")
     both = Work(whole.operations * (1 + setting.probes / setting.batch), 0.0, "float32")
     together = "with the probes' own forward and backward pass"
     contenders = [
-        Contender(BASELINE, partial(step, loss), whole),
+        Contender(BASELINE, step, whole),
         Contender(PENALTY, alone, small, ours=True, note="outputs on the probes lie ready"),
         Contender(
             REPLAY,
-            partial(step, lambda: loss() + network(probes).square().mean()),
+            partial(step, lambda said: said.square().mean()),
             both,
             note=f"a mean of squares on the probes in place of the penalty, {together}",
         ),
-        Contender(
-            WITH_PENALTY, partial(step, lambda: loss() + penalty(network(probes))), both, ours=True, note=together
-        ),
+        Contender(WITH_PENALTY, partial(step, penalty), both, ours=True, note=together),
     ]
-    return Case(contenders, {}, Judge(setting, penalty, outputs.detach()))
-
-
-@dataclass(frozen=True, eq=False)
-class Judge:
-    """The penalty alone must be `weight / k ||U^T (f - f_ref)||^2` in float64; a step must give a finite loss."""
-
-    setting: Setting
-    penalty: SpectralPenalty
-    outputs: torch.Tensor
-
-    def __call__(self, contender: Contender, answer: Any) -> Verdict:
-        value = float(answer.detach())
-        if contender.name != PENALTY:
-            finite = bool(torch.isfinite(answer.detach()))
-            return Verdict(finite, 0.0, reason="" if finite else f"the loss is {value}")
-        penalty = self.penalty
-        moved = self.outputs.double() - penalty.reference.double()
-        exact = float((penalty.basis.double().T @ moved).square().sum()) * penalty.weight / penalty.count
-        # Sums of n and k C products, each of whose terms is at most the whole movement.
-        rounding = gamma(2 * self.setting.probes + penalty.count, ROUNDOFF["float32"])
-        allowed = rounding * float(moved.square().sum()) * penalty.weight / penalty.count
-        error = abs(value - exact)
-        return Verdict(error <= allowed, error / exact, allowed / exact, f"{value} where {exact} is right")
+    return Case(contenders, {}, Judge(penalty, labels, REPLAY))
 
 
 def _products(network: torch.nn.Module, setting: Setting) -> float:

@@ -10,6 +10,7 @@ import torch
 from perf import __main__ as command
 from perf import tables
 from perf.suites import penalty
+from perf.suites.penalty_judge import penalised
 from perf.suites.penalty_network import resnet18
 
 CPU = torch.device("cpu")
@@ -30,19 +31,28 @@ def test_the_work_of_a_pass_is_that_of_its_convolutions():
     assert round(products / 4 / 1e9, 2) == 1.81
 
 
-@pytest.mark.parametrize("fault", [None, "tenth", "infinite"])
-def test_the_judge_accepts_the_penalty_and_sees_a_wrong_one(fault):
-    contender = BY_NAME[penalty.PENALTY]
-    answer = contender.call() * {None: 1.0, "tenth": 1.1, "infinite": float("inf")}[fault]
-    assert CASE.judge(contender, answer).right == (fault is None)
-    step = BY_NAME[penalty.WITH_PENALTY]
-    assert CASE.judge(step, answer).right == (fault != "infinite")
+@pytest.mark.parametrize("fault", [1.0, 1.1, 1.001, float("inf"), float("nan")])
+@pytest.mark.parametrize("name", list(BY_NAME))
+def test_the_judge_sees_a_wrong_total(name, fault):
+    answer = BY_NAME[name].call()
+    wrong = answer._replace(total=answer.total * fault)
+    assert CASE.judge(BY_NAME[name], wrong).right == (fault == 1.0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.9, 2.0])
+def test_the_judge_sees_a_step_whose_penalty_is_left_out_or_another(share):
+    contender = BY_NAME[penalty.WITH_PENALTY]
+    answer = contender.call()
+    added = penalised(CASE.judge.penalty, answer.outputs).value
+    assert added > 0.0
+    assert not CASE.judge(contender, answer._replace(total=answer.total + (share - 1.0) * added)).right
 
 
 def test_a_step_trains_the_network_and_the_penalty_alone_only_its_outputs():
-    network_grads = [BY_NAME[name].call().requires_grad for name in (penalty.BASELINE, penalty.WITH_PENALTY)]
+    network_grads = [BY_NAME[name].call().total.requires_grad for name in (penalty.BASELINE, penalty.WITH_PENALTY)]
     assert network_grads == [True, True]
-    assert float(BY_NAME[penalty.WITH_PENALTY].call().detach()) > float(BY_NAME[penalty.BASELINE].call().detach())
+    with_penalty, without = (BY_NAME[name].call().total.detach() for name in (penalty.WITH_PENALTY, penalty.BASELINE))
+    assert float(with_penalty) > float(without)
 
 
 def test_one_command_records_every_contender(tmp_path):
