@@ -15,13 +15,13 @@ own, with the same samples of the new task above its own pseudo-samples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import NamedTuple
 
 import torch
 
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.penalties.protection import Protected
+from ntkla.forgetting.penalties.weight import row_weight
 from ntkla.linalg.arithmetic.accurate import PANEL, BoundedPair, doubled_adjoint, doubled_outputs
 from ntkla.linalg.arithmetic.doubled import Doubled, two_sum
 from ntkla.linalg.arithmetic.products import pieced_gamma, pieced_matmul
@@ -69,9 +69,8 @@ class PseudoSamples(NamedTuple):
         residual = BoundedPair(Doubled(zeros, zeros), zeros.sum(0))
         if head is not None:
             residual = _residual(basis, design, head.select(outputs), widened(penalty.reference)[:, places])
-        high = 2.0 * penalty.weight / penalty.count
-        low = float(2 * Fraction(penalty.weight) / penalty.count - Fraction(high))
-        return cls(rows, rows_error, residual, outputs.tolist(), seen, (high, low))
+        weight = row_weight(penalty.weight, penalty.count)
+        return cls(rows, rows_error, residual, outputs.tolist(), seen, weight)
 
 
 def _residual(basis: torch.Tensor, design: DesignMatrix, head: LinearHead, reference: torch.Tensor) -> BoundedPair:
