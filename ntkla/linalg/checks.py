@@ -237,6 +237,13 @@ def instance(name: str, value: object, kind: type[T]) -> T:
     return value
 
 
+def progress(value: T, told: str) -> T:
+    """`value` when it is None or a function, of what the words in `told` say; DtypeError otherwise."""
+    if value is not None and not callable(value):
+        raise DtypeError(f"progress: expected a function of {told}, or None, got {type(value).__name__}.")
+    return value
+
+
 def memory(what: str, bytes_needed: int, device: torch.device) -> None:
     """Raises MemoryEstimateError when `bytes_needed` is more than `device` has free."""
     free = available_memory(device)

@@ -219,6 +219,13 @@ def test_a_choice_is_one_of_the_allowed_words(value):
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
+def test_progress_is_a_function_or_none():
+    assert checks.progress(None, "done and total") is None
+    assert checks.progress(print, "done and total") is print
+    with pytest.raises(errors.DtypeError, match="progress: expected a function of done and total, or None, got int"):
+        checks.progress(3, "done and total")
+
+
 def test_memory_that_will_not_fit_is_refused_with_the_number_of_bytes():
     with pytest.raises(
         errors.MemoryEstimateError, match=r"K needs about 1e\+09 GB \(1000000000000000000 bytes\) on cpu"
