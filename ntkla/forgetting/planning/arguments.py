@@ -13,6 +13,7 @@ from ntkla.forgetting.planning.engine import MOST_POINTS
 from ntkla.forgetting.planning.grid import Grid
 from ntkla.forgetting.planning.problem import Problem
 from ntkla.forgetting.shared_head import outputs_of
+from ntkla.forgetting.softmax.cross_entropy_targets import checked_targets
 from ntkla.forgetting.tasks import Task
 from ntkla.linalg import checks
 from ntkla.linalg.errors import ArgumentError, RidgeError, UnsupportedTrainingError
@@ -36,8 +37,7 @@ def checked_problem(
     """The problem, when every argument is what it should be; a named error otherwise."""
     if checks.choice("loss", loss, LOSSES) == "cross_entropy":
         _require_optima(grid, penalize_bias)
-    if progress is not None and not callable(progress):
-        raise ArgumentError(f"progress: expected a function of done and total, or None, got {type(progress).__name__}.")
+    checks.progress(progress, "done and total")
     olds = named_tasks("old_tasks", old_tasks)
     new, kept = checks.instance("new_task", new_task, Task), checks.instance("head", head, LinearHead)
     check_tasks(olds, new, kept)
@@ -52,6 +52,8 @@ def checked_problem(
         checks.flag("penalize_bias", penalize_bias),
         PLAN_TOLERANCE if tol is None else checks.positive("tol", tol),
     )
+    if loss == "cross_entropy":
+        _require_entropy_targets(problem)
     checks.memory("the plan", memory_estimate(problem, grid), kept.weight.device)
     return problem
 
@@ -67,6 +69,16 @@ def _require_optima(grid: Grid, penalize_bias: object) -> None:
         raise RidgeError("ridges: expected numbers > 0 with loss='cross_entropy', got 0: the optimum need not exist.")
     if penalize_bias is False and any(setting.weight > 0 for setting in grid.settings):
         raise ArgumentError("penalize_bias: expected True with weights above 0 and loss='cross_entropy', got False.")
+
+
+def _require_entropy_targets(problem: Problem) -> None:
+    """Raises for targets that cross-entropy has no value for, by the argument that they came in."""
+    tasks = {"new_task": problem.new, "new_test": problem.new_test}
+    tasks |= {f"old_tasks[{name!r}]": task for name, task in problem.olds.items()}
+    tasks |= {f"old_tests[{name!r}]": task for name, task in problem.old_tests.items()}
+    for name, task in tasks.items():
+        if task is not None and task.targets is not None:
+            checked_targets(task.targets, task.features.shape[0], None, f"{name}.targets")
 
 
 def _old_tests(tests: object, olds: Mapping[str, Task], new: Task, head: LinearHead) -> dict[str, Task]:

@@ -72,7 +72,7 @@ class Engine:
     @property
     def shifts_only(self) -> bool:
         """Whether every ridge is a multiple of the identity."""
-        return self.problem.penalize_bias or not self.problem.bias
+        return not self.problem.free_bias
 
     def batches(self) -> Iterator[Iterator[Batch]]:
         """All points of the grid, in its order, decomposition by decomposition."""

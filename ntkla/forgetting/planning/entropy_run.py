@@ -8,8 +8,9 @@ because the gradient `s p - y` has an absolute sum of at most 2 s.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
+from functools import partial
 
 import torch
 
@@ -25,10 +26,10 @@ from ntkla.forgetting.planning.run import Run
 from ntkla.forgetting.planning.updates import Updates
 from ntkla.forgetting.planning.watched import Part, Watched
 from ntkla.forgetting.shared_head import outputs_of
-from ntkla.forgetting.softmax.cross_entropy_targets import checked_targets
+from ntkla.linalg.arithmetic.accurate import accurate_outputs
 from ntkla.linalg.arithmetic.doubled import Doubled
 from ntkla.linalg.arithmetic.products import pieced_gamma
-from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.design import widened
 from ntkla.linalg.entropy.quadratic import Quadratic
 from ntkla.linalg.entropy.solve import EntropySolve, prepare_entropy
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_lower, norm_upper, ratio
@@ -47,15 +48,13 @@ class EntropyRun(Run):
             with self._timed("modes"):
                 protection = dict(self._protection(most)) if most else {}
             tables = self.tables(len(grid))
-            targets = self._targets()
             with self._timed("points"):
-                bounds = self._solved(tables, targets, protection)
+                bounds = self._solved(tables, protection)
         new, test, olds = self._named([table.columns for table in tables])
-        group = Group(torch.arange(len(problem.trained)), problem.trained, tuple(protection))
-        kept = self._kept(protection, [group])
+        kept = self._kept(protection, [self._group(tuple(protection))])
         limits = torch.full_like(bounds, torch.inf)
         points = PlanPoints(grid, kept, new, test, olds, bounds, limits, problem.tolerance)
-        return Plan(points, self._standing(targets), None, problem.tolerance, self.seconds)
+        return Plan(points, self._standing(), None, problem.tolerance, self.seconds)
 
     def _protection(self, most: int) -> Iterator[tuple[str, Protected]]:
         """What can be protected of each old task that shares outputs with the new one."""
@@ -63,56 +62,49 @@ class EntropyRun(Run):
             features = self.problem.probes.get(name, task.features)
             outputs = outputs_of(task, self.problem.head)
             if bool(torch.isin(outputs, self.problem.trained).any()):
-                yield name, protected(DesignMatrix(features, self.problem.bias), outputs.shape[0], most)
+                yield name, protected(self.problem.design_of(features), outputs.shape[0], most)
             self._advance()
 
-    def _targets(self) -> list[torch.Tensor | None]:
-        """Of `all_watched`, in its order."""
-        problem = self.problem
-        tasks = [problem.new, *([] if problem.new_test is None else [problem.new_test])]
-        tasks += {**problem.olds, **problem.old_tests}.values()
-        return [
-            None if task.targets is None else checked_targets(task.targets, task.features.shape[0], None)
-            for task in tasks
-        ]
+    def _group(self, members: tuple[str, ...]) -> Group:
+        """All outputs that are trained."""
+        trained = self.problem.trained
+        return Group(torch.arange(trained.shape[0], device=trained.device), trained, members)
 
-    def _solved(
-        self, tables: list[Table], targets: list[torch.Tensor | None], protection: Mapping[str, Protected]
-    ) -> torch.Tensor:
+    def _solved(self, tables: list[Table], protection: Mapping[str, Protected]) -> torch.Tensor:
         """Fills the tables, each protection from the largest ridge down; bounds of the relative errors."""
         bounds = torch.full_like(tables[0].columns.drift, torch.inf)
-        trained = self.problem.trained
-        group = Group(torch.arange(len(trained), device=trained.device), trained, ())
+        group, prepare = self._group(()), self._prepared()
         for place, setting in enumerate(self.grid.settings):
             terms = tuple(self._term(one, name, setting) for name, one in protection.items() if one.kept(setting.modes))
             start = None
             for step, ridge in reversed(list(enumerate(self.grid.ridges))):
-                solve = self._solve(ridge, terms if setting.weight > 0 else (), start)
+                solve = prepare(ridge=ridge, quadratics=terms if setting.weight > 0 else (), start=start)
+                solve.reach_tolerance()
                 start, number = solve.x, place * self.grid.each + step
                 bounds[number] = ratio(solve.error, norm_lower(start))
-                for table, wanted in zip(tables, targets, strict=True):
+                for table in tables:
                     parts = parts_for(table.watched, [(group, _updates(solve))])
-                    found = _with_loss(effects(table.watched, parts, 1), table.watched, parts, wanted)
+                    found = _with_loss(effects(table.watched, parts, 1), table.watched, parts)
                     table.fill(torch.tensor([number], device=bounds.device), found)
                 self._advance()
         return bounds
 
-    def _solve(self, ridge: float, terms: tuple[Quadratic, ...], start: torch.Tensor | None) -> EntropySolve:
-        problem = self.problem
-        weights, targets = problem.weights_of(problem.new), problem.new.targets
-        solve = prepare_entropy(
+    def _prepared(self) -> Callable[..., EntropySolve]:
+        """`prepare_entropy` with all that the points share: what the head says is computed once."""
+        problem, targets = self.problem, self.new.targets
+        assert targets is not None, "a new task has targets"
+        weights, wanted = problem.weights_of(problem.new), widened(targets)
+        head = problem.head.select(problem.new.outputs).stacked()
+        return partial(
+            prepare_entropy,
             problem.design,
-            checked_targets(targets, problem.design.rows, None),
-            ridge=ridge,
-            head=problem.head.select(problem.new.outputs).stacked(),
-            start=start,
-            free_bias=problem.bias and not problem.penalize_bias,
+            wanted,
+            head=head,
+            base=accurate_outputs(problem.design, head, torch.zeros_like(wanted)),
+            free_bias=problem.free_bias,
             weights=None if weights is None else weights.values,
             tolerance=problem.tolerance,
-            quadratics=terms,
         )
-        solve.reach_tolerance()
-        return solve
 
     def _term(self, one: Protected, name: str, setting: Setting) -> Quadratic:
         """The penalty on one old task: its rows as stored are the penalty, and the head as it stands has no error."""
@@ -125,9 +117,8 @@ class EntropyRun(Run):
         known = InexactRows(Doubled(rows, torch.zeros_like(rows)), Doubled(zeros, zeros), weight, 0.0, zeros.sum(0))
         return Quadratic(known, places)
 
-    def _standing(self, targets: list[torch.Tensor | None]) -> Standing:
-        found = zip(self.all_watched, targets, strict=True)
-        scores = [before(one, _with_loss(effects(one, [], 1), one, [], wanted)) for one, wanted in found]
+    def _standing(self) -> Standing:
+        scores = [before(one, _with_loss(effects(one, [], 1), one, [])) for one in self.all_watched]
         new, test, olds = self._named(scores)
         return Standing(new, test, olds)
 
@@ -140,10 +131,11 @@ def _updates(solve: EntropySolve) -> Updates:
     return Updates(x[:, :, None], x.new_ones((1, 1)), sizes[:, None], errors[None], sizes[None] / SHORT_CHAIN**2)
 
 
-def _with_loss(found: Effects, watched: Watched, parts: list[Part], targets: torch.Tensor | None) -> Effects:
+def _with_loss(found: Effects, watched: Watched, parts: list[Part]) -> Effects:
     """The same, the loss being the mean cross-entropy."""
-    if targets is None:
+    if watched.targets is None:
         return found
+    targets = widened(watched.targets)
     z, slope = watched.base.clone(), 0.0
     for places, update in parts:
         z[:, places] += watched.design.matmul(update.basis[:, :, 0])

@@ -65,7 +65,7 @@ def filters(found: Decomposed, points: Sequence[tuple[float, Training | None]]) 
     for training, numbers in places.items():
         rows = torch.tensor(numbers, device=shifted.device)
         a = shifted[rows]
-        value = _optimum(a, found) if training is None else _trained(training, a)
+        value = _optimum(a, ridges[rows], found) if training is None else _trained(training, a)
         force = rounded_up(value.value.abs() + value.error) if training is None else peaks(training, a, value)
         values[rows], errors[rows], forces[rows] = value.value, value.error, force
     bounds = [_gains(found, ridge, training) for ridge, training in points]
@@ -82,9 +82,10 @@ def _gains(found: Decomposed, ridge: float, training: Training | None) -> Gains:
     return Gains(inverse, math.sqrt(inverse) * SHORT_CHAIN, inverse)
 
 
-def _optimum(a: torch.Tensor, found: Decomposed) -> FilterValues:
-    """1 / a; 0 where an eigenvalue cannot be told from 0 and no ridge helps: the minimum-norm update."""
-    null = (a <= found.value_error) & (a == found.values[None, :])
+def _optimum(a: torch.Tensor, ridges: torch.Tensor, found: Decomposed) -> FilterValues:
+    """1 / a; 0 where an eigenvalue cannot be told from 0 and there is no ridge: the minimum-norm update."""
+    # By the ridge itself: a small one vanishes in the sum with an eigenvalue that is nothing but rounding.
+    null = (a <= found.value_error) & (ridges[:, None] == 0.0)
     value = torch.where(null, 0.0, 1.0 / torch.where(null, 1.0, a.clamp(min=TINY64)))
     return FilterValues(value, rounded_up(2 * U64 * value))
 

@@ -25,7 +25,7 @@ from ntkla.forgetting.planning.watched import Part, Watched
 from ntkla.forgetting.shared_head import outputs_of
 from ntkla.forgetting.tasks import Task, positions
 from ntkla.linalg.arithmetic.accurate import accurate_adjoint
-from ntkla.linalg.design import DesignMatrix, widened
+from ntkla.linalg.design import widened
 from ntkla.linalg.precision import U64, norm_upper, rounded_up
 from ntkla.linalg.results import Result
 from ntkla.linalg.solve.normal import BoundedMatrix
@@ -99,7 +99,7 @@ class JointSum:
         """Adds a task whose normal matrix is known.  Cost: 6 n K C operations."""
         task = tasks_of(self.problem)[name]
         assert task.targets is not None, "the joint optimum needs targets of every task"
-        design = DesignMatrix(task.features, self.problem.bias)
+        design = self.problem.design_of(task.features)
         moved = accurate_adjoint(design, -widened(task.targets), [], self.problem.weights_of(task))
         used = torch.cat([group.outputs for group in self.groups])
         order = torch.cat([group.columns for group in self.groups])
@@ -117,7 +117,7 @@ class JointSum:
 
         Cost: one eigendecomposition, or one for each ridge where the bias is not penalised.
         """
-        shifts = self.problem.penalize_bias or not self.problem.bias
+        shifts = not self.problem.free_bias
         bounds = []
         for places in [list(range(len(ridges)))] if shifts else [[n] for n in range(len(ridges))]:
             some = [ridges[n] for n in places]

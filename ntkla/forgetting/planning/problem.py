@@ -47,9 +47,18 @@ class Problem:
         return self.head.bias is not None
 
     @property
+    def free_bias(self) -> bool:
+        """Whether there is a bias that the ridge does not hold."""
+        return self.bias and not self.penalize_bias
+
+    @property
     def design(self) -> DesignMatrix:
         """The features of the new task."""
-        return DesignMatrix(self.new.features, self.bias)
+        return self.design_of(self.new.features)
+
+    def design_of(self, features: torch.Tensor) -> DesignMatrix:
+        """Features [n, F], with a column of ones where the head has a bias."""
+        return DesignMatrix(features, self.bias)
 
     @property
     def trained(self) -> torch.Tensor:
@@ -61,7 +70,7 @@ class Problem:
         if task.weights is None:
             return None
         assert task.targets is not None, "only tasks with targets are trained on"
-        return SampleWeights.checked("weights", task.weights, DesignMatrix(task.features, self.bias), task.targets)
+        return SampleWeights.checked("weights", task.weights, self.design_of(task.features), task.targets)
 
 
 def gradient_of(problem: Problem) -> Gradient:

@@ -21,7 +21,6 @@ from ntkla.forgetting.planning.protected import Protected, protected
 from ntkla.forgetting.planning.result import Plan
 from ntkla.forgetting.planning.watched import Watched
 from ntkla.forgetting.shared_head import outputs_of
-from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.errors import TrainingDivergesError
 from ntkla.linalg.solve.normal import BoundedMatrix, normal_matrix
 
@@ -96,14 +95,14 @@ class Run:
         self.total = len(problem.olds) if most else 0
         protection: dict[str, Protected] = {}
         for name, task in problem.olds.items():
-            design = DesignMatrix(task.features, problem.bias)
+            design = problem.design_of(task.features)
             plain = normal_matrix(design) if joint is not None and (most or task.weights is None) else None
             if joint is not None:
                 weights = problem.weights_of(task)
                 joint.add(name, normal_matrix(design, weights) if plain is None or weights is not None else plain)
             if most:
                 own = name not in problem.probes
-                held = design if own else DesignMatrix(problem.probes[name], problem.bias)
+                held = design if own else problem.design_of(problem.probes[name])
                 outputs = outputs_of(task, problem.head)
                 protection[name] = protected(held, outputs.shape[0], most, plain if own else None)
                 self._advance()

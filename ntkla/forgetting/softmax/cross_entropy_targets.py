@@ -58,8 +58,10 @@ def cross_entropy_targets(
     return targets if class_weights is None else targets * _class_weights(class_weights, targets)
 
 
-def checked_targets(targets: torch.Tensor | None, samples: int, classes: int | None) -> torch.Tensor:
-    """Targets as a caller gives them, labels [n] or soft targets [n, C], as float64 [n, C] >= 0.
+def checked_targets(
+    targets: torch.Tensor | None, samples: int, classes: int | None, name: str = "targets"
+) -> torch.Tensor:
+    """Targets as a caller gives them, labels [n] or soft targets [n, C], as float64 [n, C] >= 0; `name` them so.
 
     Raises:
         ArgumentError: labels without `classes`, a negative target, or targets of zero only.
@@ -73,13 +75,13 @@ def checked_targets(targets: torch.Tensor | None, samples: int, classes: int | N
     if isinstance(targets, torch.Tensor) and targets.ndim == 2 and targets.dtype != torch.float64:
         checks.memory("the targets in float64", 8 * targets.numel(), targets.device)
     columns = None if classes is None else checks.integer("classes", classes, least=1)
-    soft = widened(checks.matrix("targets", targets, rows=samples, columns=columns))
+    soft = widened(checks.matrix(name, targets, rows=samples, columns=columns))
     if bool((soft < 0).any()):
         raise ArgumentError(
-            "targets: expected probabilities (or counts) >= 0, got a negative one. Cross-entropy is not defined for it."
+            f"{name}: expected probabilities (or counts) >= 0, got a negative one. Cross-entropy is not defined for it."
         )
     if not bool((soft >= NEGLIGIBLE).any()):
-        raise ArgumentError("targets: expected a target above 0, got zeros only: there is nothing to train on.")
+        raise ArgumentError(f"{name}: expected a target above 0, got zeros only: there is nothing to train on.")
     return soft
 
 

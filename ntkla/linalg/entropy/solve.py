@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ntkla.linalg import checks
-from ntkla.linalg.arithmetic.accurate import accurate_outputs
+from ntkla.linalg.arithmetic.accurate import Bounded, accurate_outputs
 from ntkla.linalg.arithmetic.doubled import two_product
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.entropy.newton import EntropyMinimum
@@ -130,6 +130,7 @@ def prepare_entropy(
     ridge: float,
     decay: float = 0.0,
     head: torch.Tensor | None = None,
+    base: Bounded | None = None,
     start: torch.Tensor | None = None,
     free_bias: bool = False,
     weights: torch.Tensor | None = None,
@@ -145,6 +146,7 @@ def prepare_entropy(
         targets: float64 [n, C], >= 0.
         ridge, decay: >= 0, one of them above 0; towards the head, and towards zero.
         head: float64 [K, C], what the ridge pulls to; None for zero.
+        base: the outputs of the head where they are known already, as of `accurate_outputs`.
         start: float64 [K, C], the update from which the search begins; None for zero.
         free_bias: whether the bias column goes unpenalised.
         weights: float64 [n] of the samples, or None for 1 each.
@@ -173,7 +175,8 @@ def prepare_entropy(
     needed = problem.memory_estimate()
     checks.memory("the optimum under cross-entropy", needed, design.device)
     if head is not None and bool(head.any()):
-        problem = problem.with_base(accurate_outputs(design, head, torch.zeros_like(targets)))
+        known = accurate_outputs(design, head, torch.zeros_like(targets)) if base is None else base
+        problem = problem.with_base(known)
     begin = torch.zeros((design.columns, targets.shape[1]), dtype=torch.float64, device=design.device)
     return EntropySolve(EntropyMinimum(problem, begin if start is None else start, progress), tolerance, needed)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 import ntkla
 from ntkla.forgetting.shared_head import outputs_of
+from ntkla.linalg.arithmetic.accurate import accurate_outputs
 from tests.forgetting.planning.problems import classes_of, problem
 
 RIDGES = (0.1, 1.0, 10.0)
@@ -119,3 +122,32 @@ def test_a_free_bias_is_certified_without_penalties():
 def test_what_cannot_be_planned_is_named(options, error):
     with pytest.raises(error):
         planned(problem(), **options)
+
+
+@pytest.mark.parametrize("named", ["old_tasks['second']", "old_tests['second']", "new_task", "new_test"])
+def test_targets_that_are_no_probabilities_are_named_before_anything_is_computed(named):
+    dense, told = problem(), []
+    good = dense.olds["second"]
+    wrong = ntkla.Task(good.features, -good.targets)
+    olds = dense.olds | ({"second": wrong} if named.startswith("old_tasks") else {})
+    tests = {"old_tests": {"second": wrong}, "new_test": wrong}.get(named.partition("[")[0])
+    options = {} if tests is None else {named.partition("[")[0]: tests}
+    with pytest.raises(ntkla.ArgumentError, match=re.escape(f"{named}.targets: expected probabilities")):
+        ntkla.plan(
+            olds, wrong if named == "new_task" else dense.new, dense.head, ridges=RIDGES, loss="cross_entropy",
+            weights=[1.0], modes=[2], progress=lambda done, total: told.append(done), **options,
+        )  # fmt: skip
+    assert not told
+
+
+def test_what_the_head_says_of_the_new_task_is_computed_once(monkeypatch):
+    calls = []
+
+    def counted(*arguments):
+        calls.append(1)
+        return accurate_outputs(*arguments)
+
+    for module in ("ntkla.forgetting.planning.entropy_run", "ntkla.linalg.entropy.solve"):
+        monkeypatch.setattr(f"{module}.accurate_outputs", counted)
+    assert len(planned(problem(), weights=(0.0, 1.0), modes=(2,)).points) == 2 * len(RIDGES)
+    assert len(calls) == 1

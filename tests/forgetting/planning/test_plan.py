@@ -333,7 +333,7 @@ def test_it_reads_well_and_goes_through_json() -> None:
         ({"loss": "hinge"}, ntkla.ArgumentError, "loss"),
         ({"tol": 0.0}, ntkla.ArgumentError, "tol"),
         ({"penalize_bias": 1}, ntkla.ArgumentError, "penalize_bias"),
-        ({"progress": 3}, ntkla.ArgumentError, "progress"),
+        ({"progress": 3}, ntkla.DtypeError, "progress: expected a function of done and total"),
     ],
 )
 def test_wrong_arguments_are_named(change: dict[str, object], error: type[Exception], message: str) -> None:
