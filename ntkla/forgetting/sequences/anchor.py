@@ -1,8 +1,8 @@
 """What protects one task in all later ones: some directions of its outputs, as pseudo-samples of the linear head.
 
-With U the leading k modes of the kernel of its probes Phi and `c = 2 weight / (C k)`, the spectral penalty is
+With U the leading k modes of the kernel of its probes Phi and c what a mode counts (`penalty.py`), the penalty is
 
-    weight / (C k) ||U^T (Phi W^T - F_ref)||_F^2  =  1/2 ||Z W^T - T||_F^2,     Z = sqrt(c) U^T Phi,   T = Z W_ref^T.
+    c/2 ||U^T (Phi W^T - F_ref)||_F^2  =  1/2 ||Z W^T - T||_F^2,     Z = sqrt(c) U^T Phi,   T = Z W_ref^T.
 
 Z is rounded once, to 60 bits below its largest entry, and is from then on exact: the penalty *is* that of the stored Z.
 Later tasks see of all earlier ones only `sum Z^T Z` and `sum Z^T T`, both exact, whatever the number of tasks.
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ntkla.forgetting.sequences.penalty import Penalty
 from ntkla.linalg.arithmetic.accurate import accurate_sum
 from ntkla.linalg.arithmetic.doubled import Doubled
 from ntkla.linalg.arithmetic.fixed_point import FixedPoint
@@ -54,12 +55,13 @@ class Anchor:
     rounding: float
 
     @classmethod
-    def of(cls, probes: DesignMatrix, modes: int, weight: float, outputs: int) -> Anchor:
-        """Protects the leading modes of the probes' kernel, each for all outputs; none for weight 0.
+    def of(cls, probes: DesignMatrix, penalty: Penalty, outputs: int) -> Anchor:
+        """Protects the leading modes of the probes' kernel, each for all outputs.
 
         Cost: that of `eigenmodes`, and 2 n K k operations.
         """
-        k = 0 if weight == 0 else min(modes, probes.rows, probes.columns)
+        modes = penalty.wanted
+        k = min(modes, probes.rows, probes.columns)
         found = _certain_modes(probes, k) if k else None
         if found is None:
             empty = torch.zeros((0, probes.columns), dtype=torch.float64, device=probes.device)
@@ -67,7 +69,7 @@ class Anchor:
             return cls(empty, zero, modes, probes.rows, 0.0, 0.0)
         basis, defect = found
         k = basis.shape[1]
-        root = math.sqrt(2.0 * weight / (outputs * k))
+        root = math.sqrt(penalty.counted(k, outputs))
         rows = root * probes.rmatmul(basis).T
         grid = 2.0 ** (exponent_of(rows) + 1 - _GRID_BITS)
         rows = torch.round(rows / grid) * grid

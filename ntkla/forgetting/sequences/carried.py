@@ -18,6 +18,7 @@ from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.doubled import Doubled
 from ntkla.linalg.errors import ArgumentError
 from ntkla.linalg.precision import SHORT_CHAIN
+from ntkla.linalg.results import wrapped
 from ntkla.linalg.solve.dense import solve_dense
 from ntkla.linalg.solve.exact_normal import ExactNormal
 
@@ -84,7 +85,9 @@ class Carried:
         return replace(self, state=state, errors=solved.errors, tasks=(*self.tasks, learned))
 
     def joint(self, ridge: float | None) -> SequenceHead:
-        """The head trained on all tasks at once, from their sums."""
+        """The head trained on all tasks at once, from their sums; ArgumentError when there are none."""
+        if not self.tasks:
+            raise ArgumentError("joint: expected a sequence that has learned a task. Call learn first.")
         pull = self.settings.pull(self.bias, ridge)
         start = Doubled(self.start, torch.zeros_like(self.start))
         matrix, right, floor = pull.equations(self.state.seen.normal, start)
@@ -126,3 +129,9 @@ class Carried:
     def nbytes(self) -> int:
         """Bytes that are remembered: they do not grow with the tasks, but for their names and numbers."""
         return self.state.nbytes() + 8 * self.start.numel() + sum(8 * x.numel() for x in self.errors)
+
+    def __str__(self) -> str:
+        head = self.current
+        lines = [f"TaskSequence: {head.head}, {self.settings}", f"  {len(self.tasks)} tasks learned"]
+        lines += [f"    {task.name}: {task.samples} samples, {task.modes} modes protected" for task in self.tasks]
+        return "\n".join([*lines, *wrapped("status", str(head.status))])

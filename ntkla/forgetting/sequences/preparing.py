@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.sequences.anchor import Anchor
-from ntkla.forgetting.sequences.learned import Prepared
+from ntkla.forgetting.sequences.learned import Kept, LearnedTask, Prepared
 from ntkla.forgetting.sequences.moments import TaskMoments
 from ntkla.forgetting.sequences.settings import Settings
 from ntkla.forgetting.tasks import Task, require_labels_below
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.errors import ArgumentError, DtypeError, ShapeError
+
+# Beyond four tasks there are more orders than a person reads.
+_ALL_ORDERS = 4
 
 
 def prepared(
@@ -39,10 +44,8 @@ def anchored(
     name: str, samples: Task | None, moments: TaskMoments, probes: object, settings: Settings, head: LinearHead
 ) -> Prepared:
     """A task whose sums are known, with the modes that these settings protect."""
-    protected = settings.modes > 0 and settings.weight > 0
-    features, among = _probes(probes, samples, head, protected)
-    design = DesignMatrix(features, head.bias is not None)
-    anchor = Anchor.of(design, settings.modes if protected else 0, settings.weight, head.outputs)
+    features, among = _probes(probes, samples, head, settings.penalty.wanted > 0)
+    anchor = Anchor.of(DesignMatrix(features, head.bias is not None), settings.penalty, head.outputs)
     return Prepared(name, samples, moments, anchor, among)
 
 
@@ -58,38 +61,88 @@ def require_fitting(where: str, task: object, head: LinearHead) -> Task:
     return checked
 
 
-def names_of(tasks: object, learned: int) -> dict[str, Task]:
+def new_name(name: object, learned: Sequence[LearnedTask]) -> str:
+    """The name of a task that is to be learned after these; "task 1", "task 2", ... when None."""
+    names = {task.name for task in learned}
+    if name is None:
+        return next(n for n in (f"task {i}" for i in itertools.count(len(names) + 1)) if n not in names)
+    if not isinstance(name, str) or not name:
+        raise ArgumentError(f"name: expected a text, got {name!r}.")
+    if name in names:
+        raise ArgumentError(f"name: {name!r} has been learned already. Parts of one task are merged before.")
+    return name
+
+
+def new_tasks(tasks: object, learned: Sequence[LearnedTask]) -> dict[str, Task]:
     """The tasks of a curriculum by name; those without one are counted on from the tasks that were learned."""
+    named: dict[object, object] = {}
     if isinstance(tasks, Mapping):
         named = dict(tasks)
     elif isinstance(tasks, Sequence) and not isinstance(tasks, (str, bytes)):
-        named = {f"task {number}": task for number, task in enumerate(tasks, start=learned + 1)}
-    else:
-        named = {}
+        named = {f"task {number}": task for number, task in enumerate(tasks, start=len(learned) + 1)}
     wrong = [type(x).__name__ for x in named.values() if not isinstance(x, Task)]
     wrong += [repr(name) for name in named if not isinstance(name, str) or not name]
     if not named or wrong:
         came = ", ".join(wrong) if wrong else type(tasks).__name__
         raise ArgumentError(f"tasks: expected a mapping or sequence of one ntkla.Task or more, got {came}.")
-    return named
+    return {new_name(name, learned): task for name, task in named.items() if isinstance(task, Task)}
 
 
-def require_names(what: str, names: Iterable[str], among: Iterable[str]) -> None:
-    """Raises ArgumentError when some of the names are none of the others."""
-    strangers, known = sorted(set(names) - set(among)), sorted(among)
+def require_samples(task: object) -> None:
+    """Raises ArgumentError for moments, whose samples are gone, where a task's samples are to be kept."""
+    if isinstance(task, TaskMoments):
+        raise ArgumentError("keep: expected an ntkla.Task whose samples can be kept, got moments.")
+
+
+def kept_of(name: object, kept: Mapping[str, Kept], learned: Sequence[LearnedTask]) -> Kept:
+    """What was kept of a task; ArgumentError when there is no such task, or its samples were let go."""
+    found = kept.get(name) if isinstance(name, str) else None
+    if found is None:
+        known = [task.name for task in learned]
+        what = "its samples were let go" if name in known else f"the sequence has learned {known}"
+        raise ArgumentError(f"drift: {name!r}: {what}. Samples stay with learn(..., keep=True).")
+    return found
+
+
+def by_name(what: str, values: object, among: Iterable[str] | None = None) -> dict[str, Any]:
+    """The values by name, none for None; ArgumentError for what is no mapping, or names that are not among these."""
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        raise ArgumentError(f"{what}: expected a mapping by the names of tasks, or None, got {type(values).__name__}.")
+    allowed = None if among is None else list(among)
+    strangers = [x for x in values if not isinstance(x, str) or not x or not (allowed is None or x in allowed)]
     if strangers:
-        raise ArgumentError(f"{what}: expected names among {known}, got {strangers}.")
+        known = "names" if allowed is None else f"names among {sorted(allowed)}"
+        raise ArgumentError(f"{what}: expected {known}, got {', '.join(map(repr, strangers))}.")
+    return dict(values)
 
 
-def orders_of(names: tuple[str, ...], orders: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
-    """The orders, each once; ArgumentError for one that does not name every task once."""
-    found = [tuple(order) for order in orders]
-    for order in found:
-        if sorted(order) != sorted(names):
-            raise ArgumentError(f"orders: expected each to name all of {list(names)} once, got {list(order)}.")
+def several(what: str, values: object) -> list[Any]:
+    """The values as a list; ArgumentError for what holds none."""
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes)):
+        raise ArgumentError(f"{what}: expected one or more in a row, such as a list, got {values!r}.")
+    found = list(values)
     if not found:
-        raise ArgumentError("orders: expected one order or more, got none.")
-    return list(dict.fromkeys(found))
+        raise ArgumentError(f"{what}: expected one or more, got none.")
+    return found
+
+
+def orders_of(names: tuple[str, ...], orders: object) -> list[tuple[str, ...]]:
+    """The orders, each once; ArgumentError for one that does not name every task once."""
+    if orders is None:
+        return _orders(names)
+    found = [several("orders", order) for order in several("orders", orders)]
+    for order in found:
+        if not all(isinstance(name, str) for name in order) or sorted(order) != sorted(names):
+            raise ArgumentError(f"orders: expected each to name all of {list(names)} once, got {order}.")
+    return list(dict.fromkeys(map(tuple, found)))
+
+
+def _orders(names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    if len(names) <= _ALL_ORDERS:
+        return list(itertools.permutations(names))
+    return [names, names[::-1], *(names[i:] + names[:i] for i in range(1, len(names)))]
 
 
 def _require_shape(where: str, moments: TaskMoments, head: LinearHead) -> None:

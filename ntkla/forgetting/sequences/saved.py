@@ -19,6 +19,7 @@ from ntkla.forgetting.descent.training import GradientDescent, GradientFlow, Tra
 from ntkla.forgetting.sequences.carried import Carried
 from ntkla.forgetting.sequences.learned import LearnedTask
 from ntkla.forgetting.sequences.moments import TaskMoments
+from ntkla.forgetting.sequences.penalty import Penalty
 from ntkla.forgetting.sequences.settings import Settings
 from ntkla.forgetting.sequences.step import State
 from ntkla.linalg.arithmetic.doubled import Doubled
@@ -28,7 +29,8 @@ from ntkla.linalg.solve.exact_normal import ExactNormal
 from ntkla.linalg.status import Status
 
 # Raised with every change of the layout or of what it means.
-VERSION = 1
+VERSION = 2
+_READ = (1, VERSION)
 _KIND = "ntkla.TaskSequence"
 _SUMS = ("guard.square", "guard.right", "seen.square", "seen.right")
 _VECTORS = ("inherited", "handed_on", "errors.weights", "errors.last")
@@ -85,14 +87,14 @@ def _about(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         raise wrong
     try:
         about = json.loads(bytes(state["about"].cpu().numpy().tobytes()))
-    except ValueError as cause:
+    except (ValueError, RecursionError) as cause:
         raise wrong from cause
     if not isinstance(about, dict) or about.get("kind") != _KIND:
         raise wrong
-    if about.get("version") != VERSION:
+    if about.get("version") not in _READ:
         raise SavedStateError(
-            f"written in version {about.get('version')!r} of the layout, and this ntkla reads version {VERSION}. Load "
-            "it with the ntkla that wrote it, or learn the tasks again."
+            f"written in version {about.get('version')!r} of the layout, and this ntkla reads up to version {VERSION}. "
+            "Load it with the ntkla that wrote it, or learn the tasks again."
         )
     return about
 
@@ -100,13 +102,21 @@ def _about(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 def _carried(about: dict[str, Any], x: dict[str, torch.Tensor]) -> Carried:
     settings = dict(about["settings"])
     tolerance, training = settings.pop("tolerance"), settings.pop("training")
+    # Version 1 knew weights only, beside the number of modes.
+    told = settings.pop("penalty") if about["version"] == VERSION else {x: settings.pop(x) for x in ("modes", "weight")}
+    penalty = Penalty.checked(**told)
     sums = [FixedPoint(x[name], int(about["lowest"][name])) for name in _SUMS]
     bias, start = bool(about["bias"]), x["start"]
     seen = TaskMoments(ExactNormal(sums[2], sums[3]), bias, int(about["samples"]), float(about["least_weight"]))
     head = Doubled(x["head.high"], x["head.low"])
     _require_shapes(x, start)
     return Carried(
-        Settings.checked(**settings, tol=tolerance, training=None if training is None else _training(**training)),
+        Settings.checked(
+            **settings,
+            penalty=penalty,
+            tol=tolerance,
+            training=None if training is None else _training(**training),
+        ),
         bias,
         start,
         State(head, x["inherited"], x["handed_on"], x["errors.last"], ExactNormal(sums[0], sums[1]), seen),
@@ -131,7 +141,7 @@ def _require_shapes(x: dict[str, torch.Tensor], start: torch.Tensor) -> None:
             shape = (outputs,)  # type: ignore[assignment]
         if name in _SUMS:
             dtype, shape = torch.int64, (columns, columns if name.endswith("square") else outputs)
-        if tensor.dtype != dtype or tuple(tensor.shape[-len(shape) :]) != shape:
+        if tensor.dtype != dtype or tuple(tensor.shape[name in _SUMS :]) != shape:
             raise ValueError(f"{name}: expected {dtype} [..., {shape}], got {tensor.dtype} {tuple(tensor.shape)}")
 
 

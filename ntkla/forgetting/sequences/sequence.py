@@ -2,63 +2,54 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from os import PathLike
 
 import torch
 
 from ntkla.forgetting.descent.training import Training
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.sequences.carried import Carried
-from ntkla.forgetting.sequences.curriculum import CurriculumForecast, OrderForecasts, Watch
-from ntkla.forgetting.sequences.learned import Kept, LearnedTask, Prepared
-from ntkla.forgetting.sequences.memory import Memory
+from ntkla.forgetting.sequences.curriculum import CurriculumForecast, OrderForecasts, drift_size
+from ntkla.forgetting.sequences.files import read_tensors, saved_in, write_tensors
+from ntkla.forgetting.sequences.learned import Kept, LearnedTask
 from ntkla.forgetting.sequences.moments import TaskMoments
-from ntkla.forgetting.sequences.preparing import (
-    anchored,
-    names_of,
-    orders_of,
-    prepared,
-    require_fitting,
-    require_names,
-)
+from ntkla.forgetting.sequences.penalty import Penalty
+from ntkla.forgetting.sequences.preparing import kept_of, new_name, prepared, require_samples
+from ntkla.forgetting.sequences.rehearsal import Orders, Probes, Progress, Rehearsal, Tasks, Tests
+from ntkla.forgetting.sequences.saved import carried_of, state_of
+from ntkla.forgetting.sequences.sequence_head import SequenceHead
 from ntkla.forgetting.sequences.settings import Settings
 from ntkla.forgetting.tasks import Task
 from ntkla.linalg import checks
-from ntkla.linalg.errors import ArgumentError
-
-Progress = Callable[[int, int], None]
-# Beyond four tasks there are more orders than a person reads.
-_ALL_ORDERS = 4
 
 
-class TaskSequence(Memory):
+class TaskSequence:
     """Carries a linear head through any number of tasks, in memory that does not grow with them.
 
     Task t is learned by its closed form: the minimiser of
 
         1/2 ||Phi_t W^T - Y_t||_D^2 + ridge/2 ||W - W_{t-1}||^2 + weight_decay/2 ||W||^2
-            + sum over earlier tasks i of  weight / (C k_i) ||U_i^T (Phi_i W^T - F_i)||_F^2,
+            + sum over earlier tasks i of  strength/2 ||U_i^T (Phi_i W^T - F_i)||_F^2,
 
-    the last line the spectral penalty: U_i the leading modes of the kernel of task i's probes, F_i what the head said
-    of them when it had just learned task i.  What is kept of all tasks together are four matrices, K x K and K x C
-    twice (K features, bias included; C outputs): the normal equations of the penalties and of the tasks.  They are
-    exact, in fixed point: neither the order of the samples nor the way they are cut into parts changes a bit.
+    the last line the spectral penalty: U_i the k_i leading modes of the kernel of task i's probes, F_i what the head
+    said of them when it had just learned task i.  What is kept of all tasks are four matrices, K x K and K x C twice (K
+    features, bias included; C outputs): the normal equations of the penalties and of the tasks.  They are exact, in
+    fixed point: neither the order of the samples nor the way they are cut into parts changes a bit.
 
     Args:
         head: the head before the first task; `ntkla.LinearHead(torch.zeros(C, F), torch.zeros(C))` to start from zero.
         ridge: absolute, > 0, the same for every task; pulls towards the head as it stands before the task.
-        weight: of the spectral penalty, >= 0.
         modes: k, how many modes of each task's probes are protected, each for all outputs; 0 for none.
+        strength: of the penalty, >= 0, 1 when None: each protected mode then counts as in its task's own loss.
+        weight: of the penalty in the unit of `SpectralPenalty`, in the place of a strength: `weight / (C k_i)` for
+            `strength / 2`.  A strength s is the weight `s C k / 2`, as in `ntkla.plan`.
         penalize_bias: whether ridge and weight decay apply to the bias as to any weight.
         weight_decay: absolute, >= 0, pulls towards zero.
-        training: None for the optimum of each task, or `GradientDescent` / `GradientFlow` for training that stops
-            early, with a fresh optimiser for each.
+        training: None for each task's optimum; `GradientDescent` or `GradientFlow`, begun afresh for each, stop early.
         tol: a head's relative bound up to which its status is certified, default 1e-10.
 
-    Raises:
-        ArgumentError, RidgeError
+    Raises RidgeError and ArgumentError, for strength and weight together too.
 
     Heads carry a bound of their distance to those of exact arithmetic from the first task on (derived in `step.py`).
     Deterministic: the sums to the last bit on any machine, the heads for fixed versions and thread count.
@@ -69,24 +60,43 @@ class TaskSequence(Memory):
         head: LinearHead,
         *,
         ridge: float,
-        weight: float = 1.0,
         modes: int = 0,
+        strength: float | None = None,
+        weight: float | None = None,
         penalize_bias: bool = True,
         weight_decay: float = 0.0,
         training: Training | None = None,
         tol: float | None = None,
     ) -> None:
-        settings = Settings.checked(
-            ridge=ridge,
-            weight=weight,
-            modes=modes,
-            penalize_bias=penalize_bias,
-            weight_decay=weight_decay,
-            training=training,
-            tol=tol,
-        )
+        penalty = Penalty.checked(modes, strength, weight)
+        settings = Settings.checked(ridge, penalty, penalize_bias, weight_decay, tol, training)
         self._carried = Carried.begin(checks.instance("head", head, LinearHead), settings)
         self._kept: dict[str, Kept] = {}
+
+    @property
+    def tasks(self) -> tuple[LearnedTask, ...]:
+        """What has been learned, in order."""
+        return self._carried.tasks
+
+    @property
+    def current(self) -> SequenceHead:
+        """The head as it stands, with its bound."""
+        return self._carried.current
+
+    @property
+    def head(self) -> LinearHead:
+        """The head as it stands, float64."""
+        return self.current.head
+
+    @property
+    def moments(self) -> TaskMoments:
+        """Those of all tasks learned so far, together."""
+        return self._carried.state.seen
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are remembered, kept samples aside."""
+        return self._carried.nbytes()
 
     def learn(
         self,
@@ -104,29 +114,20 @@ class TaskSequence(Memory):
             probes: what its modes are of: integers, the rows of the task's own samples; or features [n, F]; None for
                 all of its samples.  With moments, features are needed as soon as modes are protected.
             keep: whether to keep the samples, so that `drift(name)` can be asked later and forecasts tell of the task.
-
-        Raises:
-            ArgumentError, ShapeError, DtypeError, DeviceError, LabelError, MemoryEstimateError: the sequence then is
-                as it was.
-
-        Cost: `TaskMoments.of`, the modes of the probes, and K^3 / 3 + 300 K^2 C operations.
+        Raises ArgumentError, ShapeError, DtypeError, DeviceError, LabelError, MemoryEstimateError: the sequence then is
+        as it was.  Cost: `TaskMoments.of`, the modes of the probes, and K^3 / 3 + 300 K^2 C operations.
         """
-        called = self._new_name(name)
-        if checks.flag("keep", keep) and not isinstance(task, Task):
-            raise ArgumentError("keep: expected an ntkla.Task whose samples can be kept, got moments.")
+        called = new_name(name, self.tasks)
+        if checks.flag("keep", keep):
+            require_samples(task)
         found = prepared(called, task, probes, self._carried.settings, self.head)
-        self._carried = self._carried.after(found)
+        carried = self._carried.after(found)
         if keep and found.task is not None:
-            self._kept[called] = Kept(found.task, self.current.predict(found.task.features))
+            self._kept[called] = Kept(found.task, carried.current.predict(found.task.features))
+        self._carried = carried
         return self.tasks[-1]
 
-    def forecast(
-        self,
-        tasks: Mapping[str, Task] | Sequence[Task],
-        *,
-        tests: Mapping[str, Task] | None = None,
-        probes: Mapping[str, torch.Tensor] | None = None,
-    ) -> CurriculumForecast:
+    def forecast(self, tasks: Tasks, *, tests: Tests = None, probes: Probes = None) -> CurriculumForecast:
         """What learning these tasks in this order would do to each of them, and to those that were kept.
 
         Args:
@@ -137,18 +138,16 @@ class TaskSequence(Memory):
 
         The sequence is left as it is.  Raises and costs what `learn` does for every task.
         """
-        named = self._named(tasks)
-        ready = self._prepared(named, probes, self._carried.settings)
-        return self._carried.forecast(ready.values(), self._watch(named, tests))
+        return self._rehearsal(tasks, tests, probes).forecast()
 
     def forecast_orders(
         self,
-        tasks: Mapping[str, Task] | Sequence[Task],
-        orders: Iterable[Sequence[str]] | None = None,
+        tasks: Tasks,
+        orders: Orders = None,
         *,
-        tests: Mapping[str, Task] | None = None,
-        probes: Mapping[str, torch.Tensor] | None = None,
-        progress: Progress | None = None,
+        tests: Tests = None,
+        probes: Probes = None,
+        progress: Progress = None,
     ) -> OrderForecasts:
         """`forecast` for the same tasks in several orders; what does not depend on the order is computed once.
 
@@ -157,96 +156,93 @@ class TaskSequence(Memory):
             orders: the names of all tasks each; None for all orders of up to four tasks, and of more for the one given,
                 its reverse, and those that begin with another task and go on in turn.
             progress: called as `progress(done, total)`, counting orders.
-
-        Raises:
-            ArgumentError: an order that does not name every task once.  Else as `forecast`.
+        Raises what `forecast` does, and ArgumentError for an order that does not name every task once.
         """
-        named = self._named(tasks)
-        wanted = orders_of(tuple(named), _orders(tuple(named)) if orders is None else orders)
-        ready = self._prepared(named, probes, self._carried.settings)
-        found = {}
-        for order in wanted:
-            found[order] = self._carried.forecast([ready[name] for name in order], self._watch(named, tests))
-            if progress is not None:
-                progress(len(found), len(wanted))
-        return OrderForecasts(found)
+        return self._rehearsal(tasks, tests, probes).orders(orders, progress)
 
     def forecast_modes(
         self,
-        tasks: Mapping[str, Task] | Sequence[Task],
-        modes: Sequence[int],
-        weights: Sequence[float] | None = None,
+        tasks: Tasks,
+        modes: Iterable[int],
         *,
-        tests: Mapping[str, Task] | None = None,
-        probes: Mapping[str, torch.Tensor] | None = None,
-        progress: Progress | None = None,
+        strength: float | None = None,
+        weights: Iterable[float] | None = None,
+        tests: Tests = None,
+        probes: Probes = None,
+        progress: Progress = None,
     ) -> dict[int, CurriculumForecast]:
         """`forecast` for several numbers of protected modes, by that number: how many a curriculum needs.
+
+        What it says of k is what a sequence that is made with `modes=k` (and this strength or weight) then does.
 
         Args:
             tasks, tests, probes: as for `forecast`.
             modes: k, in place of those of the sequence, each >= 0 and once.
-            weights: of the penalty, one for each k; None for C k / 2, with which a protected direction counts as much
-                as in the probes' own loss.
+            strength: in place of that of the sequence; None for what the sequence has, strength or weight.
+            weights: in place of a strength, one for each k.
             progress: called as `progress(done, total)`, counting numbers of modes.
-
-        Raises:
-            ArgumentError: a k twice, or another number of weights.  Else as `forecast`.
+        Raises what `forecast` does, and ArgumentError for a k twice, another number of weights, or both units.
         """
-        ks = [checks.integer("modes", k, least=0) for k in modes]
-        if not ks or len(set(ks)) < len(ks):
-            raise ArgumentError(f"modes: expected one number or more, each once, got {list(modes)}.")
-        given = [self.head.outputs * k / 2 for k in ks] if weights is None else list(weights)
-        if len(given) != len(ks):
-            raise ArgumentError(f"weights: expected one for each of {ks}, got {len(given)}.")
-        named, found = self._named(tasks), {}
-        first = self._prepared(named, probes, self._carried.settings.protecting(0, 0.0))
-        for k, weight in zip(ks, given, strict=True):
-            settings = self._carried.settings.protecting(k, weight)
-            rows = {} if probes is None else probes
-            ready = [
-                anchored(name, one.task, one.moments, rows.get(name), settings, self.head)
-                for name, one in first.items()
-            ]
-            found[k] = replace(self._carried, settings=settings).forecast(ready, self._watch(named, tests))
-            if progress is not None:
-                progress(len(found), len(ks))
+        return self._rehearsal(tasks, tests, probes).modes(modes, strength, weights, progress)
+
+    def joint(self, ridge: float | None = None) -> SequenceHead:
+        """The head trained on all tasks at once: the minimiser of the sum of all their losses, and one ridge.
+
+        `1/2 sum_t ||Phi_t W^T - Y_t||_D^2 + ridge/2 ||W - W_0||^2 + weight_decay/2 ||W||^2`, with W_0 the head that the
+        sequence began with and the given ridge > 0, or that of the sequence: no penalty, no order, nothing forgotten.
+        From a head of zeros it is what ACIL computes, and RanPAC after its random projection.
+        Raises RidgeError, and ArgumentError when no task was learned yet.  Cost: K^3 / 3 + 300 K^2 C operations.
+        """
+        return self._carried.joint(ridge)
+
+    def drift(self, name: str) -> tuple[float, float]:
+        """What happened to a kept task's outputs since it was learned: root mean square, and the bound of its error.
+        Raises ArgumentError when there is no such task, or its samples were let go.
+        """
+        kept = kept_of(name, self._kept, self.tasks)
+        return drift_size(kept.learned, self.current.predict(kept.task.features))
+
+    def merge(self, other: TaskSequence) -> TaskSequence:
+        """A sequence that remembers what both do, with this one's head: sums and protected modes add up exactly.
+
+        So `joint()` is that of all tasks of both, to the bit, and later tasks are kept from harming any of them.
+        Parts of *one* task are merged before they are learned: `TaskMoments.of(a, ...) + TaskMoments.of(b, ...)`.
+        Raises ArgumentError for other settings, another start or shape, or a name in both.
+        """
+        carried = self._carried.merged(checks.instance("other", other, TaskSequence)._carried)
+        return self._of(carried, {**self._kept, **other._kept})
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All that is remembered as tensors by name, for `from_state_dict`; samples that were kept are not in it."""
+        return state_of(self._carried)
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, torch.Tensor]) -> TaskSequence:
+        """The sequence that a `state_dict` is of, on to the same bits; SavedStateError for anything else."""
+        return cls._of(carried_of(state), {})
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes the sequence to a `.safetensors` file, all or nothing; samples that were kept are not in it.
+        Raises MissingPackageError without safetensors, SavedStateError when the file cannot be written.
+        """
+        write_tensors(path, self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> TaskSequence:
+        """The sequence in a file of `save`: it goes on to the same bits.
+        Raises MissingPackageError without safetensors, SavedStateError for what is no file of a sequence, or damaged.
+        """
+        with saved_in(path):
+            return cls.from_state_dict(read_tensors(path))
+
+    def _rehearsal(self, tasks: Tasks, tests: Tests, probes: Probes) -> Rehearsal:
+        return Rehearsal.of(self._carried, self._kept, tasks, tests, probes)
+
+    @classmethod
+    def _of(cls, carried: Carried, kept: dict[str, Kept]) -> TaskSequence:
+        found = cls.__new__(cls)
+        found._carried, found._kept = carried, kept
         return found
 
-    def _new_name(self, name: str | None) -> str:
-        names = {task.name for task in self.tasks}
-        if name is None:
-            return next(n for n in (f"task {i}" for i in itertools.count(len(self.tasks) + 1)) if n not in names)
-        if not isinstance(name, str) or not name:
-            raise ArgumentError(f"name: expected a text, got {name!r}.")
-        if name in names:
-            raise ArgumentError(f"name: {name!r} has been learned already. Parts of one task are merged before.")
-        return name
-
-    def _named(self, tasks: object) -> dict[str, Task]:
-        named = names_of(tasks, len(self.tasks))
-        for name in named:
-            self._new_name(name)
-        return named
-
-    def _prepared(
-        self, named: dict[str, Task], probes: Mapping[str, torch.Tensor] | None, settings: Settings
-    ) -> dict[str, Prepared]:
-        given, head = {} if probes is None else dict(probes), self.head
-        require_names("probes", given, named)
-        return {name: prepared(name, task, given.get(name), settings, head, where=name) for name, task in named.items()}
-
-    def _watch(self, named: dict[str, Task], tests: Mapping[str, Task] | None) -> Watch:
-        given = {} if tests is None else dict(tests)
-        for name, task in given.items():
-            require_fitting(f"tests[{name!r}]", task, self.head)
-        kept = {name: one for name, one in self._kept.items() if name not in given}
-        own = {name: one.task for name, one in kept.items()}
-        watched = {**own, **{name: given.get(name, task) for name, task in named.items()}}
-        return Watch({**watched, **given}, {name: one.learned for name, one in kept.items()})
-
-
-def _orders(names: tuple[str, ...]) -> list[tuple[str, ...]]:
-    if len(names) <= _ALL_ORDERS:
-        return list(itertools.permutations(names))
-    return [names, names[::-1], *(names[i:] + names[:i] for i in range(1, len(names)))]
+    def __repr__(self) -> str:
+        return str(self._carried)

@@ -17,8 +17,8 @@ from ntkla.linalg.results import Result
 from ntkla.linalg.status import Status
 
 REMEDY = (
-    "errors of earlier heads are inherited, and grow with the weight and the number of tasks. Use a larger ridge, a "
-    "smaller weight, or a larger tol if this bound suffices."
+    "errors of earlier heads are inherited, and grow with the strength and the number of tasks. Use a larger ridge, a "
+    "smaller strength, or a larger tol if this bound suffices."
 )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ntkla.forgetting.descent.training import Training, require_training
+from ntkla.forgetting.sequences.penalty import Penalty
 from ntkla.forgetting.sequences.step import Pull
 from ntkla.linalg import checks
-from ntkla.linalg.errors import ArgumentError, RidgeError
-from ntkla.linalg.precision import DEFAULT_TOLERANCE, NEGLIGIBLE
+from ntkla.linalg.errors import RidgeError
+from ntkla.linalg.precision import DEFAULT_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,7 @@ class Settings:
     """How every task of a sequence is learned, and how exactly that is to be known: see `TaskSequence`."""
 
     ridge: float
-    weight: float
-    modes: int
+    penalty: Penalty
     penalize_bias: bool
     weight_decay: float
     tolerance: float
@@ -26,10 +26,8 @@ class Settings:
     @classmethod
     def checked(
         cls,
-        *,
         ridge: object,
-        weight: object = 1.0,
-        modes: object = 0,
+        penalty: Penalty,
         penalize_bias: object = True,
         weight_decay: object = 0.0,
         tol: object = None,
@@ -38,17 +36,16 @@ class Settings:
         """The settings when they are in their ranges; RidgeError or ArgumentError otherwise."""
         return cls(
             positive_ridge(ridge),
-            _penalty_weight(weight),
-            checks.integer("modes", modes, least=0),
+            penalty,
             checks.flag("penalize_bias", penalize_bias),
             checks.nonnegative("weight_decay", weight_decay),
             DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol),
             None if training is None else require_training(training),
         )
 
-    def protecting(self, modes: int, weight: object) -> Settings:
+    def protecting(self, penalty: Penalty) -> Settings:
         """The same with another penalty."""
-        return replace(self, modes=modes, weight=_penalty_weight(weight))
+        return replace(self, penalty=penalty)
 
     def pull(self, bias: bool, ridge: float | None = None) -> Pull:
         """What draws the head back, with this ridge or another."""
@@ -57,19 +54,8 @@ class Settings:
 
     def __str__(self) -> str:
         decay = f", weight decay {self.weight_decay:.4g}" if self.weight_decay else ""
-        guarded = self.modes > 0 and self.weight > 0
-        guard = f"{self.modes} modes a task with weight {self.weight:.4g}" if guarded else "no penalty"
         what = "" if self.training is None else f"{self.training}, "
-        return f"{what}ridge {self.ridge:.4g}{decay}, {guard}"
-
-
-def _penalty_weight(weight: object) -> float:
-    number = checks.number("weight", weight)
-    if not (number == 0 or NEGLIGIBLE <= number <= checks.LARGEST_ENTRY):
-        raise ArgumentError(
-            f"weight: expected 0, or a number from {NEGLIGIBLE:.3g} to {checks.LARGEST_ENTRY:.3g}, got {weight!r}."
-        )
-    return number
+        return f"{what}ridge {self.ridge:.4g}{decay}, {self.penalty}"
 
 
 def positive_ridge(ridge: object) -> float:

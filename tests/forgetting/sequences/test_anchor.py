@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntkla.forgetting.sequences.anchor import Anchor
+from ntkla.forgetting.sequences.penalty import Penalty
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.eigenmodes import eigenmodes
 from ntkla.linalg.precision import U64, gamma, norm_upper
@@ -48,14 +49,14 @@ def reaches_no_further(anchor: Anchor, features: torch.Tensor, bias: bool) -> bo
 @given(feature_specs(), st.integers(1, 6), st.booleans(), st.sampled_from([1e-3, 1.0, 1e6]))
 @fewer(2)
 def test_an_error_of_the_reference_reaches_no_further(spec, modes, bias, weight):
-    anchor = Anchor.of(DesignMatrix(spec.tensor, bias), modes, weight, CLASSES)
+    anchor = Anchor.of(DesignMatrix(spec.tensor, bias), Penalty.checked(modes, weight=weight), CLASSES)
     assert not anchor.count or reaches_no_further(anchor, spec.tensor, bias)
 
 
 def test_a_reach_that_is_said_too_short_is_seen():
     """The planted error: one percent less."""
     features = normal(9, 4, 3)
-    anchor = Anchor.of(DesignMatrix(features), 3, 7.0, CLASSES)
+    anchor = Anchor.of(DesignMatrix(features), Penalty.checked(3, weight=7.0), CLASSES)
     assert reaches_no_further(anchor, features, False)
     assert not reaches_no_further(replace(anchor, stretch=0.99 * anchor.stretch), features, False)
 
@@ -64,7 +65,7 @@ def test_what_the_probes_do_not_see_is_not_protected():
     """A direction that the features map to exactly zero: all of Z there is rounding."""
     x = (normal(9, 4, 3) * 2.0**10).round()
     features = torch.cat([x, x[:, :1] + x[:, 1:2]], 1)
-    anchor = Anchor.of(DesignMatrix(features), 3, 7.0, CLASSES)
+    anchor = Anchor.of(DesignMatrix(features), Penalty.checked(3, weight=7.0), CLASSES)
     unseen = torch.tensor([[1.0], [1.0], [0.0], [0.0], [-1.0]], dtype=torch.float64)
     assert norm(rational(anchor.rows) * rational(unseen)) <= anchor.rounding * math.sqrt(3.0)
     assert anchor.rounding <= math.sqrt(U64) * float(norm_upper(anchor.rows))
@@ -74,7 +75,7 @@ def test_what_the_probes_do_not_see_is_not_protected():
 def test_pseudo_samples_are_those_of_the_penalty(bias):
     """`1/2 ||Z X - T||^2 = weight / (C k) ||U^T (Phi X - F)||^2` for any X."""
     features, weight, k = normal(12, 5, 1), 3.0, 4
-    anchor = Anchor.of(DesignMatrix(features, bias), k, weight, CLASSES)
+    anchor = Anchor.of(DesignMatrix(features, bias), Penalty.checked(k, weight=weight), CLASSES)
     modes, phi = eigenmodes(features, k, bias=bias), torch.cat([features, torch.ones(12, int(bias))], 1).double()
     moved = normal(phi.shape[1], CLASSES, 2)
     mine = float((anchor.rows @ moved).square().sum()) / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,6 +49,28 @@ def test_a_sequence_that_was_saved_goes_on_to_the_same_bits(file):
     assert same(resumed, through)
     assert torch.equal(resumed.joint().head.weight, through.joint().head.weight)
     assert resumed.tasks == through.tasks
+
+
+def test_a_file_of_the_first_version_is_read():
+    """It knew weights only.  The sums are those of any machine, the head is within its bound, and it goes on."""
+    old, now = TaskSequence.load(Path(__file__).with_name("version_1.safetensors")), after(3)
+    assert old._carried.settings == now._carried.settings
+    assert [(one.name, one.samples, one.modes) for one in old.tasks] == [
+        (one.name, one.samples, one.modes) for one in now.tasks
+    ]
+    assert old.moments.equals(now.moments)
+    apart = torch.linalg.vector_norm(old.head.weight - now.head.weight, dim=1)
+    assert bool((apart <= old.current.error_bound + now.current.error_bound).all())
+    assert old.learn(TASKS[3]).status.certified
+    assert same(TaskSequence.from_state_dict(old.state_dict()), old)
+
+
+@pytest.mark.parametrize("unit", [{"strength": 0.25}, {"weight": 0.0}, {}])
+def test_the_unit_of_the_penalty_is_saved(unit):
+    one = TaskSequence(some_head(), ridge=0.1, modes=3, **unit)
+    again = TaskSequence.from_state_dict(one.state_dict())
+    assert again._carried.settings == one._carried.settings
+    assert str(again) == str(one)
 
 
 @pytest.mark.parametrize("count", [0, 1])
