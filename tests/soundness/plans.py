@@ -15,7 +15,7 @@ import torch
 from hypothesis import strategies as st
 
 import ntkla
-from ntkla.forgetting.planning.protected import protected
+from ntkla.forgetting.planning.leading_modes import leading_modes
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.precision import gamma
 from ntkla.testing import (
@@ -87,7 +87,7 @@ class Planned:
     def rows(self) -> torch.Tensor:
         """Z of the old task's modes, as the plan has them."""
         p = self.problem
-        return protected(DesignMatrix(p.features_old, p.bias), p.outputs, self.modes).rows
+        return leading_modes(DesignMatrix(p.features_old, p.bias), p.outputs, self.modes).rows
 
     @cached_property
     def weight(self) -> float:

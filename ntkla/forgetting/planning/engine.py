@@ -17,8 +17,8 @@ from ntkla.forgetting.descent.training import Training
 from ntkla.forgetting.planning.decomposed import Decomposed, decomposed
 from ntkla.forgetting.planning.filter_bank import filters, largest_stable_lr
 from ntkla.forgetting.planning.grid import Grid, Setting
+from ntkla.forgetting.planning.leading_modes import LeadingModes, penalty_matrix, weighted_sum
 from ntkla.forgetting.planning.problem import Group, Problem, gradient_for
-from ntkla.forgetting.planning.protected import Protected, penalty_matrix, plus
 from ntkla.forgetting.planning.updates import Gradient, Updates, updates
 from ntkla.linalg.arithmetic.accurate import accurate_normal_matrix
 from ntkla.linalg.precision import SHORT_CHAIN, U64, norm_upper, rounded_up
@@ -57,7 +57,7 @@ class Engine:
 
     problem: Problem
     grid: Grid
-    protection: Mapping[str, Protected]
+    protection: Mapping[str, LeadingModes]
     groups: Sequence[Group]
     gradient: Gradient
     normal: BoundedMatrix
@@ -138,7 +138,7 @@ class Engine:
             self._free[held] = decomposed(self._matrix(group, setting, held, accurate=False))
         return self._free[held]
 
-    def _protected(self, group: Group, setting: Setting) -> list[Protected]:
+    def _protected(self, group: Group, setting: Setting) -> list[LeadingModes]:
         """The tasks whose penalty the outputs of a group feel."""
         if setting.weight == 0.0:
             return []
@@ -155,7 +155,7 @@ class Engine:
             base = self._sharp
         tasks = self._protected(group, setting)
         if tasks:
-            base = plus(base, setting.weight, penalty_matrix(tasks, setting.modes, accurate))
+            base = weighted_sum(base, setting.weight, penalty_matrix(tasks, setting.modes, accurate))
         return held_by(base, held)
 
 

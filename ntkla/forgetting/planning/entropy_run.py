@@ -18,9 +18,9 @@ from ntkla.forgetting.planning.columns import Table, before
 from ntkla.forgetting.planning.effects import Effects, effects
 from ntkla.forgetting.planning.grid import Setting
 from ntkla.forgetting.planning.joint import Standing, parts_for
+from ntkla.forgetting.planning.leading_modes import LeadingModes, leading_modes
 from ntkla.forgetting.planning.points import PlanPoints
 from ntkla.forgetting.planning.problem import Group
-from ntkla.forgetting.planning.protected import Protected, protected
 from ntkla.forgetting.planning.result import Plan
 from ntkla.forgetting.planning.run import Run
 from ntkla.forgetting.planning.updates import Updates
@@ -56,13 +56,13 @@ class EntropyRun(Run):
         points = PlanPoints(grid, kept, new, test, olds, bounds, limits, problem.tolerance)
         return Plan(points, self._standing(), None, problem.tolerance, self.seconds)
 
-    def _protection(self, most: int) -> Iterator[tuple[str, Protected]]:
+    def _protection(self, most: int) -> Iterator[tuple[str, LeadingModes]]:
         """What can be protected of each old task that shares outputs with the new one."""
         for name, task in self.problem.olds.items():
             features = self.problem.probes.get(name, task.features)
             outputs = outputs_of(task, self.problem.head)
             if bool(torch.isin(outputs, self.problem.trained).any()):
-                yield name, protected(self.problem.design_of(features), outputs.shape[0], most)
+                yield name, leading_modes(self.problem.design_of(features), outputs.shape[0], most)
             self._advance()
 
     def _group(self, members: tuple[str, ...]) -> Group:
@@ -70,7 +70,7 @@ class EntropyRun(Run):
         trained = self.problem.trained
         return Group(torch.arange(trained.shape[0], device=trained.device), trained, members)
 
-    def _solved(self, tables: list[Table], protection: Mapping[str, Protected]) -> torch.Tensor:
+    def _solved(self, tables: list[Table], protection: Mapping[str, LeadingModes]) -> torch.Tensor:
         """Fills the tables, each protection from the largest ridge down; bounds of the relative errors."""
         bounds = torch.full_like(tables[0].columns.drift, torch.inf)
         group, prepare = self._group(()), self._prepared()
@@ -106,7 +106,7 @@ class EntropyRun(Run):
             tolerance=problem.tolerance,
         )
 
-    def _term(self, one: Protected, name: str, setting: Setting) -> Quadratic:
+    def _term(self, one: LeadingModes, name: str, setting: Setting) -> Quadratic:
         """The penalty on one old task: its rows as stored are the penalty, and the head as it stands has no error."""
         shared = torch.isin(self.problem.trained, outputs_of(self.problem.olds[name], self.problem.head))
         places = shared.nonzero().flatten()

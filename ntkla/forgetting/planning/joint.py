@@ -18,8 +18,8 @@ from ntkla.forgetting.planning.decomposed import decomposed
 from ntkla.forgetting.planning.effects import effects
 from ntkla.forgetting.planning.engine import held_by, relative_bounds
 from ntkla.forgetting.planning.filter_bank import filters
+from ntkla.forgetting.planning.leading_modes import weighted_sum
 from ntkla.forgetting.planning.problem import Group, Problem, groups
-from ntkla.forgetting.planning.protected import plus
 from ntkla.forgetting.planning.updates import Gradient, Updates, updates
 from ntkla.forgetting.planning.watched import Part, Watched
 from ntkla.forgetting.shared_head import outputs_of
@@ -110,7 +110,7 @@ class JointSum:
         for number, group in enumerate(self.groups):
             if name in group.members:
                 base = self._normals[number]
-                self._normals[number] = normal if base is None else plus(base, 1.0, normal)
+                self._normals[number] = normal if base is None else weighted_sum(base, 1.0, normal)
 
     def solve(self, ridges: Sequence[float], watched: Sequence[Watched], tables: Sequence[Table]) -> torch.Tensor:
         """Fills the tables, one row a ridge, and gives the bounds of the relative errors.

@@ -47,7 +47,7 @@ def plan(
             + sum_P weight / (C_P k_P) ||U_P^T Phi_P (W - W_A)^T||_F^2,
 
     U_P the k_P leading modes of old task P's probes: a `SpectralPenalty` on each old task, whose reference is what the
-    head says now.  The protected directions are those of the modes as computed (`protected.py`); everything else is
+    head says now.  The protected directions are those of the modes as computed (`leading_modes.py`); everything else is
     certified: each update of the head by the residual of the eigendecomposition that it comes from, hence each loss and
     drift within its error, and each accuracy and count of flips as far as the bounds decide it.
 

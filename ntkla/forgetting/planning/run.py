@@ -15,9 +15,9 @@ from ntkla.forgetting.planning.effects import effects
 from ntkla.forgetting.planning.engine import Engine
 from ntkla.forgetting.planning.grid import Grid, Setting
 from ntkla.forgetting.planning.joint import JointOptimum, JointSum, Standing, parts_for, tasks_of
+from ntkla.forgetting.planning.leading_modes import LeadingModes, leading_modes
 from ntkla.forgetting.planning.points import PlanPoints
 from ntkla.forgetting.planning.problem import Group, Problem, gradient_of, groups
-from ntkla.forgetting.planning.protected import Protected, protected
 from ntkla.forgetting.planning.result import Plan
 from ntkla.forgetting.planning.watched import Watched
 from ntkla.forgetting.shared_head import outputs_of
@@ -87,13 +87,13 @@ class Run:
         )
         return Plan(points, self._before(), reference, self.problem.tolerance, self.seconds)
 
-    def _tasks(self) -> tuple[JointSum | None, dict[str, Protected], BoundedMatrix]:
+    def _tasks(self) -> tuple[JointSum | None, dict[str, LeadingModes], BoundedMatrix]:
         """Each task's share of the joint optimum, what of it can be protected, and S of the new task."""
         problem, most = self.problem, max(setting.modes for setting in self.grid.settings)
         complete = all(task.targets is not None for task in problem.olds.values())
         joint = JointSum.empty(problem) if complete else None
         self.total = len(problem.olds) if most else 0
-        protection: dict[str, Protected] = {}
+        protection: dict[str, LeadingModes] = {}
         for name, task in problem.olds.items():
             design = problem.design_of(task.features)
             plain = normal_matrix(design) if joint is not None and (most or task.weights is None) else None
@@ -104,7 +104,7 @@ class Run:
                 own = name not in problem.probes
                 held = design if own else problem.design_of(problem.probes[name])
                 outputs = outputs_of(task, problem.head)
-                protection[name] = protected(held, outputs.shape[0], most, plain if own else None)
+                protection[name] = leading_modes(held, outputs.shape[0], most, plain if own else None)
                 self._advance()
         normal = normal_matrix(problem.design, problem.weights_of(problem.new))
         if joint is not None:
@@ -148,7 +148,7 @@ class Run:
         new, test, olds = self._named([before(watched, effects(watched, [], 1)) for watched in self.all_watched])
         return Standing(new, test, olds)
 
-    def _kept(self, protection: Mapping[str, Protected], found: Sequence[Group]) -> dict[Setting, dict[str, int]]:
+    def _kept(self, protection: Mapping[str, LeadingModes], found: Sequence[Group]) -> dict[Setting, dict[str, int]]:
         felt = {name for group in found for name in group.members}
         return {
             setting: {

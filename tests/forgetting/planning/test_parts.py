@@ -14,7 +14,7 @@ from ntkla.forgetting.descent.filters import filter_values
 from ntkla.forgetting.descent.training import GradientDescent
 from ntkla.forgetting.planning.decomposed import decomposed
 from ntkla.forgetting.planning.filter_bank import filters, plain_filter
-from ntkla.forgetting.planning.protected import penalty_matrix, protected
+from ntkla.forgetting.planning.leading_modes import leading_modes, penalty_matrix
 from ntkla.forgetting.planning.updates import Gradient, updates
 from ntkla.linalg.arithmetic.accurate import accurate_normal_matrix
 from ntkla.linalg.design import DesignMatrix
@@ -47,7 +47,7 @@ def test_the_fast_filter_is_within_its_error(ws: list[float], steps: int, lr: fl
 def test_matrices_are_within_their_errors(spec: FeatureSpec) -> None:
     """Both levels of a penalty's matrix, and the rows that it is made of, against each other."""
     design = DesignMatrix(spec.tensor)
-    held = protected(design, 3, 4)
+    held = leading_modes(design, 3, 4)
     if held.kept(4) == 0:
         return
     plain, sharp = (penalty_matrix([held, held], 4, accurate) for accurate in (False, True))
@@ -65,7 +65,7 @@ def test_rows_are_those_of_a_spectral_penalty() -> None:
     """`weight / (C k) ||U^T Phi (W - W_A)^T||^2` of the module is `weight / (C k) ||Z (W - W_A)^T||^2` of the rows."""
     for n in (8, 40):
         features = FeatureSpec(n, 12, seed=n).tensor
-        held = protected(DesignMatrix(features), 3, 4)
+        held = leading_modes(DesignMatrix(features), 3, 4)
         generator = torch.Generator("cpu").manual_seed(1)
         change = torch.randn((12, 3), dtype=torch.float64, device="cpu", generator=generator)
         reference = torch.zeros((n, 3), dtype=torch.float64, device="cpu")

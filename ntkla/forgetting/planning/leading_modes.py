@@ -30,7 +30,7 @@ from ntkla.linalg.solve.normal import BoundedMatrix, normal_matrix
 
 
 @dataclass(frozen=True, eq=False)
-class Protected:
+class LeadingModes:
     """What can be protected of one old task.
 
     Attributes:
@@ -51,7 +51,7 @@ class Protected:
         return self.rows[:kept] * math.sqrt(2.0 / (self.outputs * kept))
 
 
-def protected(probes: DesignMatrix, outputs: int, modes: int, normal: BoundedMatrix | None = None) -> Protected:
+def leading_modes(probes: DesignMatrix, outputs: int, modes: int, normal: BoundedMatrix | None = None) -> LeadingModes:
     """The leading modes of one task's probes, at most so many.
 
     Args:
@@ -71,7 +71,7 @@ def protected(probes: DesignMatrix, outputs: int, modes: int, normal: BoundedMat
     rank = _certified_rank(bounded, values, vectors)
     values, vectors = values[:rank], vectors[:, :rank]
     rows = probes.rmatmul(vectors).T if samples else vectors.T * values.sqrt()[:, None]
-    return Protected(rows.contiguous(), outputs)
+    return LeadingModes(rows.contiguous(), outputs)
 
 
 def _certified_rank(bounded: BoundedMatrix, values: torch.Tensor, vectors: torch.Tensor) -> int:
@@ -88,7 +88,7 @@ def _certified_rank(bounded: BoundedMatrix, values: torch.Tensor, vectors: torch
     return int((values > off * SHORT_CHAIN).sum())
 
 
-def penalty_matrix(tasks: Sequence[Protected], modes: int, accurate: bool) -> BoundedMatrix:
+def penalty_matrix(tasks: Sequence[LeadingModes], modes: int, accurate: bool) -> BoundedMatrix:
     """`sum_P 2 / (C_P k_P) Z_P^T Z_P` and the 2-norm bound of its error.
 
     Args:
@@ -103,7 +103,7 @@ def penalty_matrix(tasks: Sequence[Protected], modes: int, accurate: bool) -> Bo
     return BoundedMatrix(matrix, (error + scaling) * SHORT_CHAIN)
 
 
-def plus(base: BoundedMatrix, weight: float, added: BoundedMatrix) -> BoundedMatrix:
+def weighted_sum(base: BoundedMatrix, weight: float, added: BoundedMatrix) -> BoundedMatrix:
     """`base + weight added`, with the two roundings of every entry in the bound."""
     scaled = weight * added.matrix
     matrix = base.matrix + scaled
