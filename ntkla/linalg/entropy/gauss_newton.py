@@ -10,8 +10,9 @@ from ntkla.linalg.entropy.objective import EntropyProblem
 from ntkla.linalg.precision import NEGLIGIBLE, norm_upper
 
 _MOST_PRODUCTS = 400
-# Of the residual, in each of two rounds: a second one makes up for products in float32.
-_REDUCTION = 1e-3
+# Of the residual, in each of so many rounds: a second one makes up for products in float32.
+REDUCTION = 1e-3
+ROUNDS = 2
 
 
 def gauss_newton_step(problem: EntropyProblem) -> torch.Tensor:
@@ -26,11 +27,11 @@ def gauss_newton_step(problem: EntropyProblem) -> torch.Tensor:
     hessian = HessianProduct(problem)
     hessian.at(probabilities)
     left = gradient
-    for _ in range(2):
+    for _ in range(ROUNDS):
         size = float(norm_upper(left))
         if size <= NEGLIGIBLE:
             break
-        found = newton_step(hessian, None, (left / size).to(hessian.dtype), _REDUCTION, _MOST_PRODUCTS)
+        found = newton_step(hessian, None, (left / size).to(hessian.dtype), REDUCTION, _MOST_PRODUCTS)
         x = x + found.value.to(torch.float64) * size
         moved = problem.design.matmul(x)
         moved -= (probabilities * moved).sum(1, keepdim=True)

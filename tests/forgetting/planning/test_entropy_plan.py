@@ -10,6 +10,7 @@ import torch
 import ntkla
 from ntkla.forgetting.shared_head import outputs_of
 from ntkla.linalg.arithmetic.accurate import accurate_outputs
+from ntkla.linalg.precision import PLAN_TOLERANCE, U64
 from tests.forgetting.planning.problems import classes_of, problem
 
 RIDGES = (0.1, 1.0, 10.0)
@@ -49,7 +50,8 @@ def test_losses_are_those_of_torch():
     assert abs(outcome.loss - theirs) <= outcome.loss_error + 2.0 * known
     before = float(torch.nn.functional.cross_entropy(dense.head(dense.new.features), dense.new.labels))
     assert abs(plan.before.new.loss - before) <= 2.0 * plan.before.new.loss_error
-    assert 0.0 < outcome.loss_error < 1e-4 * outcome.loss
+    # A row's loss moves by at most sqrt(2) of what its outputs move by, and those are known as well as the drift.
+    assert 0.0 < outcome.loss_error <= 2.0 * outcome.drift_error + plan.before.old["first"].loss_error
 
 
 @pytest.mark.parametrize("weight", [1.0, 100.0])
@@ -61,14 +63,17 @@ def test_penalties_are_those_of_a_forecast(weight):
     plan = planned(without, ridges=(1.0,), weights=(weight,), modes=(modes,))
     penalties = {
         name: ntkla.SpectralPenalty(
-            ntkla.eigenmodes(task.features, modes, tol=1e-12), without.head(task.features), weight=weight
+            ntkla.eigenmodes(task.features, modes, tol=U64 * 2**10), without.head(task.features), weight=weight
         )
         for name, task in without.olds.items()
     }
     report = ntkla.forecast(without.olds, without.new, without.head, ridge=1.0, penalty=penalties, loss="cross_entropy")
     for name in without.olds:
-        drift, forecast = plan.points[0].old[name].drift, float(report[name].drift.norm())
-        assert abs(drift - forecast) <= 1e-5 * forecast
+        outcome, forecast = plan.points[0].old[name], report[name]
+        # The modes are known to their tolerance, which is far below that of both optima.
+        known = outcome.drift_error + float(forecast.error_bound.norm())
+        assert abs(outcome.drift - float(forecast.drift.norm())) <= known
+        assert known <= 2**4 * PLAN_TOLERANCE * outcome.drift  # the drift is some of what the update could do
 
 
 def test_protection_pays():
