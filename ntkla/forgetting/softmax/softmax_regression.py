@@ -17,7 +17,6 @@ from ntkla.forgetting.softmax.cross_entropy_targets import checked_targets
 from ntkla.linalg import checks
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.entropy.solve import EntropyDiagnostics, EntropySolve, prepare_entropy
-from ntkla.linalg.errors import DtypeError
 from ntkla.linalg.precision import ENTROPY_TOLERANCE, SHORT_CHAIN, U64, norm_lower, norm_upper, ratio
 from ntkla.linalg.results import Result
 from ntkla.linalg.solve.weights import SampleWeights
@@ -119,8 +118,7 @@ def softmax_regression(
     checks.one_device(features=features, targets=wanted)
     design = DesignMatrix(features, checks.flag("bias", bias))
     free_bias = not checks.flag("penalize_bias", penalize_bias) and bias
-    if progress is not None and not callable(progress):
-        raise DtypeError(f"progress: expected a function of steps and gradient, got {type(progress).__name__}.")
+    checks.progress(progress, "steps and gradient")
     strict = checks.flag("strict", strict)
     centre = None if head is None else stacked_head("head", head, design, wanted.shape[1])
     begin = None if start is None else stacked_head("start", start, design, wanted.shape[1])
