@@ -33,7 +33,7 @@ class ProtectionRow(Result):
 
     Attributes:
         modes: protected of each task; 0 for none.
-        weight: of the penalty on a task with k modes or more, C k / 2: strength 1, each counts as in its task's own loss.
+        weight: of the penalty where k modes are protected, C k / 2: each counts as in its task's own loss.
         final_accuracy: on the held-out images of all tasks, after the last one.
         forgetting: mean over the earlier tasks of the accuracy just after learning less the final one.
     """

@@ -71,13 +71,16 @@ class TaskMoments:
         return self.normal.right.limbs.shape[2]
 
     def __add__(self, other: TaskMoments) -> TaskMoments:
+        """`merge`, where both are moments."""
+        return self.merge(other) if isinstance(other, TaskMoments) else NotImplemented
+
+    def merge(self, other: TaskMoments) -> TaskMoments:
         """Those of all samples of both.
 
         Raises:
-            ArgumentError, ShapeError, DeviceError: of other features, outputs or bias, or on another device.
+            ArgumentError, ShapeError, DeviceError: no moments; of other features, outputs or bias; on another device.
         """
-        if not isinstance(other, TaskMoments):
-            return NotImplemented
+        other = checks.instance("other", other, TaskMoments)
         if (self.columns, self.outputs, self.bias) != (other.columns, other.outputs, other.bias):
             raise ShapeError(
                 f"moments: expected {self}, got {other}. Sum up both parts with the same features, outputs and bias."
@@ -88,10 +91,9 @@ class TaskMoments:
         least = min(self.least_weight, other.least_weight)
         return TaskMoments(self.normal + other.normal, self.bias, self.samples + other.samples, least)
 
-    merge = __add__
-
     def equals(self, other: TaskMoments) -> bool:
-        """Whether both are the same, bit by bit."""
+        """Whether both are the same, bit by bit; ArgumentError when the other is none."""
+        other = checks.instance("other", other, TaskMoments)
         same = (self.bias, self.samples, self.least_weight) == (other.bias, other.samples, other.least_weight)
         return same and self.normal.equals(other.normal)
 

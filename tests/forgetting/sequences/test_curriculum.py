@@ -130,6 +130,8 @@ def test_kept_tasks_are_told_of_and_others_are_let_go():
         one.drift("b")
     with pytest.raises(ArgumentError, match="has learned"):
         one.drift("z")
+    with pytest.raises(ArgumentError, match="has learned"):
+        one.drift(["a"])
 
 
 @pytest.mark.parametrize("modes", [0, 3])

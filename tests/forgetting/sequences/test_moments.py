@@ -126,6 +126,9 @@ def test_memory_does_not_depend_on_the_number_of_samples():
         (lambda: TaskMoments.of(Task.from_labels(task(0).features, task(0).labels, CLASSES, outputs=[0, 1]), bias=True),
          ArgumentError, "all outputs"),
         (lambda: TaskMoments.of(task(0), bias=True) + TaskMoments.of(task(0), bias=False), ShapeError, "bias"),
+        (lambda: TaskMoments.of(task(0), bias=True).merge(3), ArgumentError, "TaskMoments"),
+        (lambda: TaskMoments.of(task(0), bias=True).equals(3), ArgumentError, "TaskMoments"),
+        (lambda: TaskMoments.of(task(0), bias=True) + 3, TypeError, "unsupported operand"),
     ],
 )  # fmt: skip
 def test_what_has_no_sums_is_refused(make, kind, words):

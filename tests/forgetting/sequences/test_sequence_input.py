@@ -119,7 +119,12 @@ def test_keeping_what_has_no_samples():
         ({1: task(0)}, {}, "tasks"),
         ({"first": task(0)}, {}, "learned already"),
         ({"a": task(0)}, {"probes": {"b": ROWS}}, "probes"),
+        ({"a": task(0)}, {"probes": {2: ROWS}}, "probes"),
+        ({"a": task(0)}, {"probes": 3}, "probes"),
+        ({"a": task(0)}, {"probes": ROWS}, "probes"),
         ({"a": task(0)}, {"tests": {"a": 1}}, "tests"),
+        ({"a": task(0)}, {"tests": [task(0)]}, "tests"),
+        ({"a": task(0)}, {"tests": {1: task(0)}}, "tests"),
     ],
 )
 def test_curricula_that_make_no_sense(tasks, options, words):
@@ -129,10 +134,22 @@ def test_curricula_that_make_no_sense(tasks, options, words):
         one.forecast(tasks, **options)
 
 
-@pytest.mark.parametrize("orders", [[], [("a",)], [("a", "a")], [("a", "b", "c")], [("a", "z")]])
+@pytest.mark.parametrize(
+    "orders",
+    [[], [("a",)], [("a", "a")], [("a", "b", "c")], [("a", "z")], [3], 3, "ab", ["ab"], [("a", 1)], [(["a"], "b")]],
+)
 def test_orders_that_leave_out_or_repeat_a_task(orders):
     with pytest.raises(ArgumentError, match="orders"):
         TaskSequence(zero_head(), ridge=1.0).forecast_orders({"a": task(0), "b": task(1)}, orders)
+
+
+def test_progress_that_cannot_be_told_is_refused_before_any_work(monkeypatch):
+    one, both = TaskSequence(zero_head(), ridge=1.0), {"a": task(0), "b": task(1)}
+    monkeypatch.setattr(TaskMoments, "of", None)
+    with pytest.raises(DtypeError, match="progress"):
+        one.forecast_orders(both, progress=3)
+    with pytest.raises(DtypeError, match="progress"):
+        one.forecast_modes(both, [1], progress=3)
 
 
 def test_joint_of_nothing_and_with_no_ridge():
