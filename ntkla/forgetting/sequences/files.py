@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
-from ntkla.linalg.errors import MissingPackageError, SavedStateError
+from ntkla.linalg.errors import ArgumentError, MissingPackageError, SavedStateError
 
 
 def write_tensors(path: str | PathLike[str], tensors: Mapping[str, torch.Tensor]) -> None:
@@ -25,20 +25,26 @@ def write_tensors(path: str | PathLike[str], tensors: Mapping[str, torch.Tensor]
     Raises:
         MissingPackageError, SavedStateError
     """
-    torch_files, target = _safetensors(), Path(path)
-    content = torch_files.save({name: x.detach().cpu() for name, x in tensors.items()})
+    package, target = _safetensors(), _path(path)
+    content = package.torch.save({name: x.detach().cpu() for name, x in tensors.items()})
+    temporary: Path | None = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            Path(temporary).replace(target)
-        except BaseException:
-            with suppress(OSError):
-                Path(temporary).unlink()
-            raise
-    except OSError as cause:
-        raise SavedStateError(f"{target}: cannot be written ({cause.strerror}). Choose another folder.") from cause
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner reads: give them the permissions of any new file.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(target)
+    except (OSError, ValueError) as cause:  # ValueError for a null byte in the path
+        raise SavedStateError(f"{target}: cannot be written ({_reason(cause)}). Choose another folder.") from cause
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def read_tensors(path: str | PathLike[str]) -> dict[str, torch.Tensor]:
@@ -47,14 +53,14 @@ def read_tensors(path: str | PathLike[str]) -> dict[str, torch.Tensor]:
     Raises:
         MissingPackageError, SavedStateError
     """
-    torch_files = _safetensors()
+    package = _safetensors()
     try:
-        content = Path(path).read_bytes()
-    except OSError as cause:
-        raise SavedStateError(f"cannot be read ({cause.strerror}). Check the path.") from cause
+        content = _path(path).read_bytes()
+    except (OSError, ValueError) as cause:
+        raise SavedStateError(f"cannot be read ({_reason(cause)}). Check the path.") from cause
     try:
-        found: dict[str, torch.Tensor] = torch_files.load(content)
-    except Exception as cause:  # safetensors raises its own errors, and ValueError or KeyError for strange headers
+        found: dict[str, torch.Tensor] = package.torch.load(content)
+    except (package.SafetensorError, ValueError, KeyError, TypeError) as cause:  # the last three for strange headers
         raise SavedStateError(f"is no .safetensors file, or is damaged ({cause}). Save the sequence again.") from cause
     return found
 
@@ -65,17 +71,27 @@ def saved_in(path: str | PathLike[str]) -> Iterator[None]:
     try:
         yield
     except SavedStateError as error:
-        error.args = (f"{Path(path)}: {error}",)
+        error.args = (f"{_path(path)}: {error}",)
         raise
+
+
+def _path(path: object) -> Path:
+    if not isinstance(path, (str, PathLike)):
+        raise ArgumentError(f"path: expected a text or a pathlib.Path, got {type(path).__name__}.")
+    return Path(path)
+
+
+def _reason(cause: OSError | ValueError) -> str:
+    return (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
 
 
 def _safetensors() -> ModuleType:
     try:
+        import safetensors
         import safetensors.torch
     except ModuleNotFoundError as cause:
         raise MissingPackageError(
             f"the package '{cause.name}' is not installed, and files of sequences need it: pip install 'ntkla[cli]'. "
             "Without a file, state_dict() and from_state_dict() do the same."
         ) from cause
-    module: ModuleType = safetensors.torch
-    return module
+    return safetensors

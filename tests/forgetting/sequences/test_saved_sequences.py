@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from ntkla.forgetting.sequences import saved
 from ntkla.forgetting.sequences.sequence import TaskSequence
-from ntkla.linalg.errors import MissingPackageError, SavedStateError
+from ntkla.linalg.errors import ArgumentError, MissingPackageError, SavedStateError
 from tests.forgetting.sequences.curricula import learned, some_head, task
 from tests.soundness.judge import fewer
 
@@ -212,6 +213,39 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(SavedStateError, match="cannot be written"):
         after(0).save(tmp_path / "folder")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_file_has_the_permissions_of_any_new_one_and_is_on_the_disk(tmp_path, monkeypatch):
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_size))
+    (tmp_path / "new").touch()
+    after(1).save(tmp_path / "x")
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "new").stat().st_mode
+    assert synced == [(tmp_path / "x").stat().st_size]
+
+
+@pytest.mark.parametrize("path", [3, None, b"x", ["x"]])
+def test_what_is_no_path_is_named(path):
+    with pytest.raises(ArgumentError, match="path"):
+        after(0).save(path)
+    with pytest.raises(ArgumentError, match="path"):
+        TaskSequence.load(path)
+
+
+def test_a_path_that_no_file_can_have_is_named():
+    with pytest.raises(SavedStateError, match="cannot be written"):
+        after(0).save("a\0b")
+    with pytest.raises(SavedStateError, match="cannot be read"):
+        TaskSequence.load("a\0b")
+
+
+def test_too_little_memory_is_not_called_damage(file, monkeypatch):
+    def full(content):
+        raise MemoryError
+
+    monkeypatch.setattr(safetensors, "load", full)
+    with pytest.raises(MemoryError):
+        TaskSequence.load(file)
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch, tmp_path):
