@@ -233,12 +233,18 @@ def _hessian(normal: BoundedMatrix, penalties: torch.Tensor, decays: torch.Tenso
     return BoundedMatrix(matrix, (error + inexact + 3 * U64 * float(diagonal.max())) * SHORT_CHAIN)
 
 
-def _coordinates(modes: Diagonalization, gradient: Bounded) -> Coordinates:
-    """z by one correction: of the first remainder, `||I - Q Q^T||` and the rounding of the correction are left."""
-    q, g = modes.vectors, gradient.value
+def coordinates_of(vectors: torch.Tensor, defect: float, gradient: Bounded) -> Coordinates:
+    """z by one correction: of the first remainder, `||I - Q Q^T||` and the rounding of the correction are left.
+
+    Args:
+        vectors: Q, float64 [K, K].
+        defect: upper bound of ||Q^T Q - I||_2.
+        gradient: g_0, float64 [K, C], and the bound of each column's error.
+    """
+    q, g = vectors, gradient.value
     first = pieced_matmul(q.T, g)
     remainder = accurate_sum(q, -first, [g])
-    left = modes.defect + pieced_gamma(q.shape[0]) * float(norm_upper(q)) * modes.vectors_norm
+    left = defect + pieced_gamma(q.shape[0]) * float(norm_upper(q)) * (math.sqrt(1.0 + defect) * SHORT_CHAIN)
     rest = left * norm_upper(remainder.value, dim=0) + remainder.error + gradient.error
     return Coordinates(first, pieced_matmul(q.T, remainder.value), rounded_up(rest + 4 * q.shape[0] ** 2 * TINY64))
 
@@ -247,7 +253,7 @@ def _apply(modes: Diagonalization, gradient: Bounded, training: Training) -> tup
     """-Q h(L) z, the three parts of its error bound, and the gains that they were made with."""
     size = modes.values.shape[0]
     amplification = gains(training, modes.smallest, modes.largest)
-    z = _coordinates(modes, gradient)
+    z = coordinates_of(modes.vectors, modes.defect, gradient)
     values = filter_values(training, modes.values)
     coordinates = z.first + z.second
     filtered = values.value[:, None] * coordinates

@@ -84,11 +84,6 @@ class TaskColumns(Result):
         return None if self.hits_low is None else self.hits_low.to(torch.float64) / self.samples
 
     @property
-    def accuracy_high(self) -> torch.Tensor | None:
-        """The accuracy that is possible, [N]."""
-        return None if self.hits_high is None else self.hits_high.to(torch.float64) / self.samples
-
-    @property
     def drift_rms(self) -> torch.Tensor:
         """Root mean square of the change of the predictions, [N]."""
         return self.drift / math.sqrt(self.samples * self.outputs)

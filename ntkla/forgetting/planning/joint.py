@@ -9,7 +9,7 @@ no order, no earlier head, and nothing to forget.  An output is held by the task
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -82,7 +82,6 @@ class JointSum:
     _normals: list[BoundedMatrix | None]
     _gradient: torch.Tensor
     _errors: torch.Tensor
-    _terms: int = field(default=0)
 
     @classmethod
     def empty(cls, problem: Problem) -> JointSum:

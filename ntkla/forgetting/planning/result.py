@@ -144,10 +144,11 @@ class Plan(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values: every point with its numbers, and the numbers of those on the front."""
+        choice = self._choice("worst")
         return {
             "points": [point.to_dict() for point in self.points],
-            "pareto": self._choice("worst").front(),
-            "unit": self._choice("worst").unit,
+            "pareto": choice.front(),
+            "unit": choice.unit,
             "before": self.before.to_dict(),
             "joint": None if self.joint is None else [one.to_dict() for one in self.joint],
             "tolerance": self.tolerance,
@@ -168,8 +169,9 @@ class Plan(Result):
         every = max(1, -(-len(front) // _SHOWN))
         for number in sorted({*front[::every], *front[-1:]}, key=front.index):
             lines.append(self._row(number, choice))
-        lines += wrapped("recommended", str(self.recommend().status.message))
-        lines += [f"    {self.recommend().point.settings}"] if self.recommend().satisfied else []
+        said = self.recommend()
+        lines += wrapped("recommended", said.status.message)
+        lines += [f"    {said.point.settings}"] if said.satisfied else []
         parts = ", ".join(f"{name} {value:.2f}" for name, value in self.seconds.items() if name != "total")
         return "\n".join([*lines, f"  {'seconds':<14}{self.seconds['total']:.2f} ({parts})"])
 

@@ -23,10 +23,10 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.forgetting.descent.trained import Coordinates
+from ntkla.forgetting.descent.trained import Coordinates, coordinates_of
 from ntkla.forgetting.planning.decomposed import Decomposed
 from ntkla.forgetting.planning.filter_bank import Filters
-from ntkla.linalg.arithmetic.accurate import accurate_sum
+from ntkla.linalg.arithmetic.accurate import Bounded
 from ntkla.linalg.arithmetic.products import pieced_gamma, pieced_matmul
 from ntkla.linalg.errors import ScaleError
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_upper, rounded_up
@@ -71,22 +71,12 @@ class Updates(NamedTuple):
         return self.basis @ self.mix[:, point]
 
 
-def coordinates(found: Decomposed, gradient: Gradient) -> Coordinates:
-    """z with `g_0 = Q z + r`, by one correction."""
-    q, g = found.vectors, gradient.value
-    first = pieced_matmul(q.T, g)
-    remainder = accurate_sum(q, -first, [g])
-    left = found.defect + pieced_gamma(q.shape[0]) * float(norm_upper(q)) * found.vectors_norm
-    rest = left * norm_upper(remainder.value, dim=0) + remainder.error + gradient.error
-    return Coordinates(first, pieced_matmul(q.T, remainder.value), rounded_up(rest + 4 * q.shape[0] ** 2 * TINY64))
-
-
 def updates(found: Decomposed, bank: Filters, gradient: Gradient, tolerance: float) -> Updates:
     """The updates of all points of one decomposition.
 
     Cost: `2 K^2 r C` operations for the basis, K P^2 for its decomposition, a few passes over [P, K, C] for the errors.
     """
-    z = coordinates(found, gradient)
+    z = coordinates_of(found.vectors, found.defect, Bounded(gradient.value, gradient.error))
     coordinate = z.first + z.second  # [K, C]
     reduced = _basis(bank.values, norm_upper(coordinate, dim=1), tolerance)
     size, outputs = coordinate.shape
