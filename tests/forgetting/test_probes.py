@@ -233,3 +233,42 @@ def test_a_forecast_refuses_probes_that_are_not_those_of_the_penalty():
     new, residual = normal(20, 5, 7).float(), normal(20, OUTPUTS, 8)
     with pytest.raises(ArgumentError, match="same probes, in the same order"):
         ntkla.predict_forgetting(HIDDEN[REVERSED], new, residual, ridge=1.0, penalty=made)
+
+
+def test_a_penalty_owns_what_it_was_made_of():
+    modes = ntkla.eigenmodes(HIDDEN, 2)
+    kept, first, second = modes.basis.clone(), SpectralPenalty(modes, NOW), SpectralPenalty(modes, NOW)
+    first.load_state_dict(SpectralPenalty(ntkla.eigenmodes(HIDDEN[REVERSED], 2), NOW).state_dict())
+    assert torch.equal(modes.basis, kept)
+    second.check_probes(HIDDEN)
+
+
+def test_a_penalty_made_in_inference_mode_can_be_trained_with():
+    with torch.inference_mode():
+        made = SpectralPenalty(ntkla.eigenmodes(HIDDEN, 2), NOW)
+    outputs = NOW.clone().requires_grad_()
+    made(outputs + 1.0).backward()
+    assert outputs.grad is not None
+
+
+def test_a_penalty_whose_numbers_left_their_type_is_told():
+    modes = ntkla.eigenmodes(HIDDEN * 1e5, 2)
+    with pytest.raises(NonFiniteError, match="eigenvalues have left the range"):
+        SpectralPenalty(modes, NOW).half().check_probes(HIDDEN * 1e5)
+    with pytest.raises(NonFiniteError, match="reference has left the range"):
+        SpectralPenalty(modes, NOW * 1e6).half().check_reference(NOW.double())
+
+
+def test_eigenvalues_beyond_the_reference_s_type_are_kept():
+    huge = (HIDDEN * 1e25).double()
+    made = SpectralPenalty(ntkla.eigenmodes(huge, 2), NOW)
+    made.check_probes(huge)
+    with pytest.raises(ArgumentError, match="got others"):
+        made.check_probes(huge[REVERSED])
+
+
+@pytest.mark.parametrize("outputs", [NOW.to_sparse(), NOW.to("meta"), NOW.to(torch.float8_e4m3fn)])
+def test_outputs_that_cannot_be_multiplied_are_named(outputs):
+    made = SpectralPenalty(ntkla.eigenmodes(HIDDEN, 2), NOW)
+    with pytest.raises((ntkla.DtypeError, ntkla.DeviceError), match="outputs: expected"):
+        made(outputs)

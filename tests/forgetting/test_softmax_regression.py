@@ -169,3 +169,27 @@ HEAD = LinearHead(torch.zeros(4, 6))
 def test_bad_input_is_named(changes, error):
     with pytest.raises(error):
         softmax_regression(**({"features": X, "targets": LABELS, "classes": 4, "ridge": 1.0} | changes))
+
+
+def finite(found) -> bool:
+    numbers = [found.weight, found.head_update, torch.tensor([found.diagnostics.gradient_norm], dtype=torch.float64)]
+    return all(bool(torch.isfinite(x).all()) for x in numbers) and found.error_bound == found.error_bound
+
+
+def test_a_start_that_is_sure_of_everything_leads_somewhere():
+    """No curvature is left to see there, and so no preconditioner to make."""
+    x, labels = drawn(6, 3, 3)
+    start = LinearHead(1e70 * torch.diag(torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)))
+    found = softmax_regression(x, labels, classes=3, ridge=1.0, start=start)
+    assert finite(found)
+    assert not found.status.certified or found.relative_bound <= 1e-7
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_huge_features_and_targets_end_with_numbers(seed):
+    """Slopes are rounding there: the search along a step still ends, with a point and a bound."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(5, 1, generator=generator) * 1e9
+    targets = torch.rand(5, 4, generator=generator, dtype=torch.float64) * 1e6
+    head = LinearHead(torch.randn(4, 1, generator=generator))
+    assert finite(softmax_regression(x, targets, ridge=1e-3, head=head))

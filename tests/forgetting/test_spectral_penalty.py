@@ -200,7 +200,7 @@ MODES = ntkla.eigenmodes(PHI, KEPT)
         (ArgumentError, "expected 3, as the reference has", lambda: SpectralPenalty(MODES, REFERENCE, columns=[0, 1])),
         (ShapeError, "numbers below 3", lambda: SpectralPenalty(MODES, REFERENCE, columns=[0, 1, 9])(NOW)),
         (ArgumentError, "at least one", lambda: SpectralPenalty(MODES, REFERENCE, columns=[])),
-        (TypeError, "floating-point", lambda: SpectralPenalty(MODES, REFERENCE)(NOW.to(torch.complex128))),
+        (TypeError, "got torch.complex128", lambda: SpectralPenalty(MODES, REFERENCE)(NOW.to(torch.complex128))),
         (TypeError, "column numbers", lambda: SpectralPenalty(MODES, REFERENCE, columns=2)),
         (ShapeError, "one row a probe", lambda: SpectralPenalty(MODES, REFERENCE)(NOW[0])),
         (ShapeError, "got list", lambda: SpectralPenalty(MODES, REFERENCE)([1.0])),

@@ -19,7 +19,7 @@ import torch
 from ntkla.linalg import checks
 from ntkla.linalg.design import widened
 from ntkla.linalg.eigen.modes import Eigenmodes
-from ntkla.linalg.errors import ArgumentError
+from ntkla.linalg.errors import ArgumentError, NonFiniteError
 from ntkla.linalg.precision import UNIT_ROUNDOFF
 from ntkla.models.undisturbed import generators_kept
 
@@ -41,6 +41,11 @@ def require_same_probes(features: object, basis: torch.Tensor, values: torch.Ten
     given = checks.matrix("features", features, rows=basis.shape[0])
     checks.one_device(features=given, penalty=basis)
     wide, vectors, scale = widened(given), widened(basis), widened(values)
+    if not (bool(torch.isfinite(vectors).all()) and bool(torch.isfinite(scale).all()) and float(scale[0]) > 0.0):
+        raise NonFiniteError(
+            f"penalty: its modes or their eigenvalues have left the range of {values.dtype}. Make it anew, and "
+            "leave it in float32 or float64."
+        )
     moved = wide @ (wide.T @ vectors) - vectors * scale
     ones = torch.ones_like(vectors[:, :1])
     off = min(float(torch.linalg.vector_norm(m, dim=0).max()) for m in (moved, moved + ones @ (ones.T @ vectors)))
@@ -63,10 +68,15 @@ def require_reference(outputs: torch.Tensor, reference: torch.Tensor, tol: float
     """
     share = _half_of_the_digits(outputs, reference) if tol is None else checks.positive("tol", tol)
     now, then = widened(outputs.detach()), widened(reference)
+    if not bool(torch.isfinite(then).all()):
+        raise NonFiniteError(
+            f"penalty: its reference has left the range of {reference.dtype}. Make it anew, and leave it in float32 or "
+            "float64."
+        )
     sizes = torch.linalg.vector_norm(then, dim=1)
     allowed = share * torch.maximum(sizes, sizes.square().mean().sqrt())
     off = torch.linalg.vector_norm(now - then, dim=1)
-    beyond = off > allowed
+    beyond = ~(off <= allowed)
     if not bool(beyond.any()):
         return
     # Another order leaves the sizes of the rows, as a set; a training does not.

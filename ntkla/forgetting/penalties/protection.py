@@ -118,8 +118,11 @@ class Protected:
         """
         penalty = protection.penalty
         weight, width = checks.number("weight", penalty.weight), penalty.reference.shape[1]
-        if weight < 0 or 0 < weight / penalty.count < NEGLIGIBLE:
-            raise ArgumentError(f"penalty: expected a weight of 0 or at least {NEGLIGIBLE:.3g} a mode, got {weight!r}.")
+        if weight < 0 or 0 < weight / penalty.count < NEGLIGIBLE or weight > checks.LARGEST_ENTRY:
+            raise ArgumentError(
+                f"penalty: expected a weight of 0, or from {NEGLIGIBLE:.3g} a mode to {checks.LARGEST_ENTRY:.3g}, got "
+                f"{weight!r}."
+            )
         if penalty.columns is not None:
             numbers = penalty.columns
         else:

@@ -20,7 +20,7 @@ from ntkla.forgetting.penalties.probes import later, probes_and_outputs, require
 from ntkla.linalg import checks
 from ntkla.linalg.eigen.modes import Eigenmodes
 from ntkla.linalg.eigenmodes import eigenmodes
-from ntkla.linalg.errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
+from ntkla.linalg.errors import ArgumentError, DeviceError, DtypeError, NonFiniteError, ShapeError
 from ntkla.models.digest import inputs_of
 from ntkla.models.extraction import features
 
@@ -100,10 +100,13 @@ class SpectralPenalty(torch.nn.Module):
         self.last = len(modes.values) % kept.shape[1] if modes.output_index is not None else 0
         self.order, self.stacked = modes.order, modes.outputs is not None
         self.copies = 1 if modes.output_index is None else modes.spectrum.multiplicity
-        self.register_buffer("basis", modes.basis.to(dtype))
-        self.register_buffer("values", modes.values.to(dtype))
-        self.register_buffer("reference", kept.detach().to(dtype).clone())
-        self.register_buffer("roots", None if modes.softmax is None else modes.softmax.root.roots.to(dtype))
+        roots = None if modes.softmax is None else modes.softmax.root.roots
+        # Copies of their own, which a state_dict may overwrite; and none that autograd could not use later.
+        with torch.inference_mode(False):
+            self.register_buffer("basis", modes.basis.to(dtype, copy=True))
+            self.register_buffer("values", modes.values.to(torch.float64, copy=True))
+            self.register_buffer("reference", kept.detach().to(dtype, copy=True))
+            self.register_buffer("roots", None if roots is None else roots.to(dtype, copy=True))
 
     @classmethod
     def from_model(
@@ -207,8 +210,16 @@ class SpectralPenalty(torch.nn.Module):
         if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
             came = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
             raise ShapeError(f"outputs: expected a tensor [n, C], one row a probe, got {came}.")
-        if not outputs.is_floating_point():
-            raise DtypeError(f"outputs: expected floating-point numbers, got {outputs.dtype}.")
+        if outputs.dtype not in checks.FLOATING or outputs.layout != torch.strided:
+            raise DtypeError(
+                "outputs: expected a dense tensor of float64, float32, bfloat16 or float16, got "
+                f"{outputs.dtype}, {outputs.layout}."
+            )
+        if outputs.device != self.reference.device:
+            raise DeviceError(
+                f"outputs: expected them on {self.reference.device}, as the penalty, got {outputs.device}. Move the "
+                "penalty with .to(device)."
+            )
         selected = outputs if self.columns is None else outputs[:, _within(self.columns, outputs)]
         if selected.shape != self.reference.shape:
             raise ShapeError(

@@ -57,7 +57,7 @@ class Grid:
                 "modes: a weight above 0 protects modes, and none were asked for. Pass how many, such as modes=(10,)."
             )
         pairs = [(weight, k) for weight in held for k in counts or [0]]
-        pairs += [(share * outputs * k / 2, k) for share in relative for k in counts or [0]]
+        pairs += [(_at_least_zero("strengths", s * outputs * k / 2), k) for s in relative for k in counts or [0]]
         settings = {Setting(weight, k) if weight > 0 and k > 0 else Setting(0.0, 0) for weight, k in pairs}
         trainings = [_training(step, lr, momentum, nesterov) for step in _several("steps", steps)]
         return cls(tuple(sorted(settings)), tuple(sorted(set(found))), tuple(dict.fromkeys(trainings)))
@@ -79,7 +79,8 @@ class Grid:
 
 def _several(name: str, values: object, empty: bool = False) -> list[object]:
     """The values as a list; a single one may stand for itself."""
-    listed = list(values) if isinstance(values, Iterable) and not isinstance(values, (str, bytes)) else [values]
+    single = isinstance(values, (str, bytes)) or getattr(values, "ndim", 1) == 0
+    listed = list(values) if isinstance(values, Iterable) and not single else [values]
     if not listed and not empty:
         raise ArgumentError(f"{name}: expected at least one, got none.")
     return listed
@@ -87,8 +88,8 @@ def _several(name: str, values: object, empty: bool = False) -> list[object]:
 
 def _at_least_zero(name: str, value: object) -> float:
     found = checks.number(name, value)
-    if found < 0:
-        raise ArgumentError(f"{name}: expected numbers >= 0, got {found!r}.")
+    if not 0 <= found <= checks.LARGEST_ENTRY:
+        raise ArgumentError(f"{name}: expected numbers from 0 to {checks.LARGEST_ENTRY:.3g}, got {found!r}.")
     return found
 
 

@@ -70,7 +70,9 @@ def search(
         if math.isinf(high):
             length *= 2.0
         else:
-            share = -low_slope / (high_slope - low_slope)
+            # Where slopes are rounding they may agree, or fall: nothing is known but the ends.
+            rise = high_slope - low_slope
+            share = -low_slope / rise if 0.0 < rise < math.inf else 0.5
             length = low + (high - low) * min(0.9, max(0.1, share))
     return Landing(length, probabilities)
 

@@ -150,6 +150,9 @@ class EntropyMinimum:
         moved = self.problem.design.matmul(step)
         landing = search(self.problem, point.x, point.z, point.residual, step, moved)
         x = point.x + landing.length * step
+        if not (bool(torch.isfinite(x).all()) and bool(torch.isfinite(moved).all())):
+            self.stopped = "the range of float64: a Newton step overflows"
+            return
         if before is None:
             self._point = self._at(x, point.z.add_(moved, alpha=landing.length), landing.probabilities)
         else:
@@ -168,8 +171,8 @@ class EntropyMinimum:
         """The Newton step of the current point, solved to a forcing term."""
         point, problem, hessian = self._point, self.problem, self._hessian
         if self._spent >= preconditioner_cost(problem):
-            self._inverse = KroneckerPreconditioner(problem, point.probabilities, hessian.dtype)
-            self.preconditioners, self._spent = self.preconditioners + 1, 0
+            self._inverse = KroneckerPreconditioner.made(problem, point.probabilities, hessian.dtype)
+            self.preconditioners, self._spent = self.preconditioners + (self._inverse is not None), 0
         hessian.at(point.probabilities)
         scaled = (point.gradient / point.norm).to(hessian.dtype)
         most = min(_MOST_PRODUCTS, 2 * scaled.numel() + 8)

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import torch
 
+from ntkla.linalg.checks import LARGEST_ENTRY
 from ntkla.linalg.entropy.objective import EntropyProblem
+from ntkla.linalg.precision import NEGLIGIBLE
 from ntkla.linalg.solve.formed import formed_normal_matrix
 from ntkla.linalg.solve.weights import SampleWeights
 
@@ -23,20 +25,32 @@ _EIGEN_OPERATIONS = 30.0
 
 
 class KroneckerPreconditioner:
-    """R -> (B (x) A + p I)^-1 R for R [K, C]."""
+    """R -> (B (x) A + p I)^-1 R for R [K, C]; `made` knows where there is none."""
 
-    def __init__(self, problem: EntropyProblem, probabilities: torch.Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, normal: torch.Tensor, side: torch.Tensor, penalty: float) -> None:
+        a, q = torch.linalg.eigh(normal)
+        b, r = torch.linalg.eigh(side)
+        curvature = torch.outer(a.to(torch.float64).clamp(min=0.0), b.clamp(min=0.0))
+        self._inverse = (1.0 / (curvature + penalty)).to(normal.dtype)
+        self._q, self._r = q, r.to(normal.dtype)
+
+    @classmethod
+    def made(
+        cls, problem: EntropyProblem, probabilities: torch.Tensor, dtype: torch.dtype
+    ) -> KroneckerPreconditioner | None:
+        """For the probabilities of a point; None where all rows are so confident that no curvature is left to see."""
         counted = probabilities * problem.counts
         traces = (counted * (1.0 - probabilities)).sum(1)
-        values = traces.clamp(min=float(traces.max()) * 2.0**-100)
+        largest = float(traces.max())
+        if not NEGLIGIBLE <= largest <= LARGEST_ENTRY:
+            return None
+        values = traces.clamp(min=largest * 2.0**-100)
         weights = SampleWeights.of(values, problem.design, torch.zeros_like(probabilities[:, :1]))
         normal = formed_normal_matrix(problem.design, weights, dtype).matrix
-        side = torch.diag(counted.sum(0)) - probabilities.T @ counted
-        a, q = torch.linalg.eigh(normal)
-        b, r = torch.linalg.eigh(side / values.sum())
-        curvature = torch.outer(a.to(torch.float64).clamp(min=0.0), b.clamp(min=0.0))
-        self._inverse = (1.0 / (curvature + problem.penalty.max())).to(dtype)
-        self._q, self._r = q.to(dtype), r.to(dtype)
+        side = (torch.diag(counted.sum(0)) - probabilities.T @ counted) / values.sum()
+        if not bool(torch.isfinite(normal).all()) or not bool(torch.isfinite(side).all()):
+            return None
+        return cls(normal, side, float(problem.penalty.max()))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """For x [K, C] in the type that it was made for."""

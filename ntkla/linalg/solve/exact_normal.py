@@ -135,7 +135,9 @@ class _Sums:
         if self.weights is not None:
             shared = max(shared, len(features.parts))
         summands = block.shape[0] * max(1, shared)
-        if self.summands + summands > MOST_SUMMANDS:
+        # What a pair of slices shares is told from what each has alone: over the same samples, so of the same slices.
+        other_slices = bool(self.squares) and {first for first, _ in self.squares} != set(features.exponents)
+        if self.summands + summands > MOST_SUMMANDS or other_slices:
             self._settle()
         self.summands += summands
         if self.squared and self.weights is None:
