@@ -44,7 +44,7 @@ def checked_problem(
     test = None if new_test is None else _test("new_test", new_test, new, new, kept)
     problem = Problem(
         olds,
-        _probes(probes, olds, kept),
+        _probes(probes, olds),
         new,
         _old_tests(old_tests, olds, new, kept),
         test,
@@ -102,20 +102,36 @@ def _test(name: str, task: object, trained: Task, new: Task, head: LinearHead) -
     return test
 
 
-def _probes(probes: object, olds: Mapping[str, Task], head: LinearHead) -> dict[str, torch.Tensor]:
+def _probes(probes: object, olds: Mapping[str, Task]) -> dict[str, torch.Tensor]:
     """The features that are protected, by the names of their tasks."""
     if probes is None:
         return {}
     if not isinstance(probes, Mapping) or not set(probes) <= set(olds):
         came = list(probes) if isinstance(probes, Mapping) else type(probes).__name__
-        raise ArgumentError(f"probes: expected a mapping from names among {sorted(olds)} to features, got {came}.")
-    found = {}
-    for name, features in probes.items():
-        found[name] = checks.matrix(f"probes[{name!r}]", features, columns=head.weight.shape[1])
-        own = olds[name].features
-        checks.one_dtype(**{f"probes[{name!r}]": features, f"{name}.features": own})
-        checks.one_device(**{f"probes[{name!r}]": features, f"{name}.features": own})
-    return found
+        raise ArgumentError(f"probes: expected a mapping from names in {sorted(olds)} to features or rows, got {came}.")
+    return {name: _probe(f"probes[{name!r}]", given, name, olds[name].features) for name, given in probes.items()}
+
+
+def _probe(where: str, given: object, name: str, own: torch.Tensor) -> torch.Tensor:
+    """Features of probes of one task, or its own features in the rows that are numbered."""
+    if isinstance(given, torch.Tensor) and given.dtype in checks.INTEGERS:
+        return own[_rows(where, given, own)]
+    features = checks.matrix(where, given, columns=own.shape[1])
+    checks.one_dtype(**{where: features, f"{name}.features": own})
+    checks.one_device(**{where: features, f"{name}.features": own})
+    return features
+
+
+def _rows(where: str, given: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """The numbers of rows of a task's own features, int64 on their device."""
+    checks.dense(where, given)
+    checks.with_values(where, given)
+    rows, samples = given.detach().to(device=own.device, dtype=torch.int64), own.shape[0]
+    if rows.ndim != 1 or not rows.numel() or int(rows.min()) < 0 or int(rows.max()) >= samples:
+        raise ArgumentError(f"{where}: expected the numbers of one row or more, 0 to {samples - 1}, one dimension.")
+    if torch.unique(rows).numel() < rows.numel():
+        raise ArgumentError(f"{where}: expected each row once at most, got one twice or more.")
+    return rows
 
 
 def memory_estimate(problem: Problem, grid: Grid) -> int:

@@ -60,14 +60,16 @@ def plan(
         ridges: absolute, >= 0, each pulls towards the head as it stands.
         weights: of the penalty, >= 0; 0 is no protection.
         strengths: of the penalty, beside the weights and in other units: a strength s is the weight `s C k / 2` for the
-            C outputs of the head; at 1 a protected mode counts as in the loss of the samples that it was made of.
+            C outputs of the head; at 1 a protected mode counts as in the squared loss of the samples that it was made
+            of.  In their cross-entropy it counts for at most half as much: the softmax has a Hessian of at most 1/2.
         modes: k, how many modes of each old task are protected, >= 0; clamped to the certified rank of its probes, as
             each point tells.  Needed with a weight above 0; 0 is no protection.
         steps: where training stops: None is the optimum, a number of steps of full-batch gradient descent with `lr`,
             `momentum` and `nesterov` (as `GradientDescent`, for the summed loss), or a `GradientDescent` or
             `GradientFlow`.
         lr, momentum, nesterov: for the numbers among `steps`.
-        probes: features [n, F] that are protected, by the names of the old tasks; others protect their own features.
+        probes: what is protected, by the names of the old tasks: features [n, F], or the numbers of rows of the task's
+            own, integers [n], each once; a task that is not named protects all of its features.
         old_tests: samples that old tasks are judged by in the place of their own, by name, with targets or labels.
         new_test: samples of the new task that are not trained on, with targets or labels; the choice among points then
             goes by them.

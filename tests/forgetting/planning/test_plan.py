@@ -91,6 +91,17 @@ def test_probes_of_their_own_and_test_samples() -> None:
         check_point(point, dense, test)
 
 
+def test_probes_may_be_rows_of_the_task() -> None:
+    dense = problem()
+    rows, asked = torch.tensor([3, 0, 11, 7], dtype=torch.int32, device="cpu"), {"weights": (2.0,), "modes": (3,)}
+    named = plan(dense.olds, dense.new, dense.head, ridges=RIDGES, probes={"first": rows}, **asked)
+    given = {"first": dense.olds["first"].features[rows.long()]}
+    features = plan(dense.olds, dense.new, dense.head, ridges=RIDGES, probes=given, **asked)
+    for one, other in zip(named.points, features.points, strict=True):
+        assert (one.old, one.modes_kept) == (other.old, other.modes_kept)
+        check_point(one, Dense(dense.olds, dense.new, dense.head, probes=given))
+
+
 def test_old_tasks_judged_by_other_samples() -> None:
     dense = problem()
     test = ntkla.Task.from_labels(*classes_of([0, 1], 30, 12, 12, torch.float64), 6)
@@ -324,6 +335,12 @@ def test_it_reads_well_and_goes_through_json() -> None:
         ({"probes": {"third": torch.zeros(2, 12)}}, ntkla.ArgumentError, "probes: expected a mapping"),
         ({"probes": {"first": torch.zeros(2, 5)}}, ntkla.ShapeError, "probes"),
         ({"probes": {"first": torch.zeros(2, 12)}}, ntkla.DtypeError, "one dtype"),
+        ({"probes": {"first": torch.tensor([60])}}, ntkla.ArgumentError, "0 to 59"),
+        ({"probes": {"first": torch.tensor([-1])}}, ntkla.ArgumentError, "0 to 59"),
+        ({"probes": {"first": torch.tensor([[1]])}}, ntkla.ArgumentError, "one dimension"),
+        ({"probes": {"first": torch.tensor([1, 1])}}, ntkla.ArgumentError, "each row once"),
+        ({"probes": {"first": torch.tensor([], dtype=torch.int64)}}, ntkla.ArgumentError, "one row or more"),
+        ({"probes": {"first": torch.ones(60, dtype=torch.bool)}}, ntkla.DtypeError, "probes"),
         ({"new_test": 3}, ntkla.ArgumentError, "new_test: expected an ntkla.Task"),
         ({"new_test": ntkla.Task(torch.ones(2, 12, dtype=torch.float64))}, ntkla.ArgumentError, "labels or targets"),
         ({"strengths": [-1.0], "modes": [1]}, ntkla.ArgumentError, "strengths: expected numbers "),
