@@ -28,9 +28,11 @@ from ntkla.forgetting.sequences.sequence import TaskSequence
 from ntkla.forgetting.sequences.sequence_head import SequenceHead
 from ntkla.forgetting.softmax.cross_entropy_targets import cross_entropy_targets
 from ntkla.forgetting.softmax.softmax_regression import SoftmaxRegression, softmax_regression
-from ntkla.forgetting.spectrum.decompose import Decomposition, decompose
+from ntkla.forgetting.spectrum.decompose import decompose
 from ntkla.forgetting.spectrum.decompose_update import decompose_update
-from ntkla.forgetting.spectrum.drift_split import DriftSplit, DriftSplits, drift_split
+from ntkla.forgetting.spectrum.decomposition import Decomposition
+from ntkla.forgetting.spectrum.drift_split import drift_split
+from ntkla.forgetting.spectrum.drift_split_result import DriftSplit, DriftSplits
 from ntkla.forgetting.spectrum.overlap import TaskOverlap, task_overlap
 from ntkla.forgetting.spectrum.ranks import Rank, effective_rank, vulnerable_rank
 from ntkla.forgetting.tasks import Task

@@ -12,7 +12,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ntkla.forgetting.spectrum.decompose import Decomposition, decompose
+from ntkla.forgetting.spectrum.decompose import decompose
+from ntkla.forgetting.spectrum.decomposition import Decomposition
 from ntkla.forgetting.spectrum.ranks import KINDS, effective_rank
 from ntkla.linalg.eigen.completeness import Outside, by_trace
 from ntkla.linalg.eigen.leading_enclosures import Measured

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import ntkla
 from ntkla import ArgumentError, DeviceError, DtypeError, GramOperator, KroneckerGram, NonFiniteError, ShapeError
 from ntkla.forgetting.spectrum import drift_split as module
-from ntkla.forgetting.spectrum.drift_split import Enclosure, drift_split
+from ntkla.forgetting.spectrum.drift_split import drift_split
+from ntkla.forgetting.spectrum.drift_split_result import Enclosure
 from ntkla.linalg.precision import U64, gamma
 from ntkla.testing import ambient_state, hadamard_basis, hostile_states, planted_energies, planted_features
 from ntkla.testing.balls import ball, flint, working_precision

@@ -21,7 +21,7 @@ from ntkla.app.pictures.axes import (
 from ntkla.app.pictures.canvas import BLACK, BLUE, GREY
 from ntkla.app.spectrum_bounds import Ends
 from ntkla.forgetting.reports.report import ForgettingReport
-from ntkla.forgetting.spectrum.decompose import Decomposition
+from ntkla.forgetting.spectrum.decomposition import Decomposition
 from ntkla.forgetting.spectrum.ranks import Rank, effective_rank, vulnerable_rank
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.eigen.modes import Spectrum

@@ -24,8 +24,8 @@ from ntkla.forgetting.reports.post_mortem_result import AS_FORECAST, CLOSE, DIFF
 from ntkla.forgetting.reports.predictions import Flips, Predictions
 from ntkla.forgetting.reports.report import ForgettingReport
 from ntkla.forgetting.shared_head import outputs_of
-from ntkla.forgetting.spectrum.decompose import Decomposition
 from ntkla.forgetting.spectrum.decompose_update import decompose_update
+from ntkla.forgetting.spectrum.decomposition import Decomposition
 from ntkla.forgetting.tasks import Task, positions, require_labels_below, require_outputs
 from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.doubled import two_sum

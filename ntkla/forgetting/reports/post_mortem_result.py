@@ -8,7 +8,7 @@ import torch
 
 from ntkla.forgetting.reports.classes import ClassForgetting
 from ntkla.forgetting.reports.predictions import Flips, Predictions
-from ntkla.forgetting.spectrum.decompose import Decomposition
+from ntkla.forgetting.spectrum.decomposition import Decomposition
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.precision import ratio
 from ntkla.linalg.results import Result, wrapped

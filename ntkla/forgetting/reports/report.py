@@ -13,7 +13,7 @@ from ntkla.forgetting.penalties.protection import ProtectedModes
 from ntkla.forgetting.reports.classes import ClassForgetting
 from ntkla.forgetting.reports.predictions import Flips, Predictions
 from ntkla.forgetting.reports.samples import SampleDrift
-from ntkla.forgetting.spectrum.decompose import Decomposition
+from ntkla.forgetting.spectrum.decomposition import Decomposition
 from ntkla.forgetting.spectrum.ranks import Rank
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.eigen.feature_modes import FeatureModes

@@ -9,7 +9,8 @@ import math
 
 import torch
 
-from ntkla.forgetting.spectrum.decompose import Decomposition, assembled, error_norm
+from ntkla.forgetting.spectrum.decompose import error_norm
+from ntkla.forgetting.spectrum.decomposition import Decomposition, assembled
 from ntkla.forgetting.spectrum.energies import Energies, energies_in
 from ntkla.forgetting.spectrum.update_energies import Known, Product, energies_of_update, scaled_spectrum
 from ntkla.linalg import checks
