@@ -107,9 +107,11 @@ class Carried:
         """Both sets of sums and protected modes, this head.
 
         Raises:
-            ArgumentError: other settings, another start or shape, or a name in both.
+            ArgumentError: other settings, another start or shape, or a name in both.  DeviceError
         """
-        if other.settings != self.settings or not torch.equal(other.start, self.start):
+        checks.one_device(**{"this sequence": self.start, "other": other.start})
+        same = (self.settings, self.bias) == (other.settings, other.bias)
+        if not same or not torch.equal(other.start, self.start):
             raise ArgumentError(
                 "merge: expected two sequences that began with the same head and settings. Learn the one's tasks in "
                 "the other, or pass their TaskMoments to learn."

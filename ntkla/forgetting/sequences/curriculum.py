@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ntkla.forgetting.drift_bound import root_mean_square
@@ -24,10 +24,11 @@ class CurriculumForecast(Result):
         tasks: the names of the columns: of the tasks that are looked at.
         accuracy: `accuracy[s][t]` of task t's test samples, as far as the bounds decide it; None without labels.
         drift: `drift[s][t]`, root mean square over samples and outputs of what has happened to the outputs since the
-            task was learned; None before that.
+            task was learned; None before that, and where what the head then said was not kept.
         drift_error: upper bounds of the errors of `drift`.
         samples: how many test samples each task has.
-        learned_at: after which step each task is learned; 0 for one that was learned before the curriculum.
+        learned_at: after which step each task is learned; 0 for one that was learned before the curriculum, and for
+            samples of none at all the number of steps.
         relative_bounds: of the head after each step, all errors inherited from earlier steps included.
         status: certified when all of them are.
     """
@@ -124,9 +125,10 @@ class OrderForecasts(Result):
 class Watch:
     """Looks at the tasks after each step and collects the tables."""
 
-    def __init__(self, tests: Mapping[str, Task], learned: Mapping[str, Predictions]) -> None:
+    def __init__(self, tests: Mapping[str, Task], learned: Mapping[str, Predictions], before: Iterable[str]) -> None:
+        """Tests by name; what was kept of some tasks; and the names of all that were learned before."""
         self.tests, self.learned = dict(tests), dict(learned)
-        self.learned_at = dict.fromkeys(self.learned, 0)
+        self.learned_at = dict.fromkeys(before, 0)
         self.rows: list[tuple[list[Decision | None], list[tuple[float, float] | None]]] = []
         self.heads: list[SequenceHead] = []
 

@@ -111,7 +111,8 @@ class Rehearsal:
         }
 
     def _through(self, carried: Carried, steps: Iterable[Prepared]) -> CurriculumForecast:
-        watch = Watch(self.watched, {name: one.learned for name, one in self.kept.items()})
+        before = [task.name for task in carried.tasks]
+        watch = Watch(self.watched, {name: one.learned for name, one in self.kept.items()}, before)
         return carried.forecast(steps, watch)
 
 

@@ -75,13 +75,17 @@ def carried_of(state: Mapping[str, torch.Tensor]) -> Carried:
         raise SavedStateError("the checksum does not fit: the numbers are not those that were saved. Save it again.")
     try:
         return _carried(about, tensors)
-    except (KeyError, TypeError, ValueError, NtklaError) as cause:
+    except (KeyError, TypeError, ValueError, OverflowError, NtklaError) as cause:
         raise SavedStateError(f"the entry 'about' does not describe a sequence ({cause!r}). Save it again.") from cause
+
+
+def _is_array(x: object) -> bool:
+    return isinstance(x, torch.Tensor) and x.layout is torch.strided and not x.is_nested and x.device.type != "meta"
 
 
 def _about(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     wrong = SavedStateError("expected the state of an ntkla.TaskSequence, got something else. Use TaskSequence.save.")
-    if not isinstance(state, Mapping) or not all(isinstance(x, torch.Tensor) for x in state.values()):
+    if not isinstance(state, Mapping) or not all(_is_array(x) for x in state.values()):
         raise wrong
     if "about" not in state or state["about"].dtype != torch.uint8:
         raise wrong

@@ -39,7 +39,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ntkla.forgetting.descent.trained import matrix_update
+from ntkla.forgetting.descent.matrix_update import matrix_update
 from ntkla.forgetting.descent.training import Training
 from ntkla.forgetting.sequences.anchor import Anchor
 from ntkla.forgetting.sequences.moments import TaskMoments

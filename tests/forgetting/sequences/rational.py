@@ -35,15 +35,29 @@ def sums(task, bias: bool):
     return turned * phi, turned * y
 
 
-def exact_heads(start, tasks, anchors, *, ridge, weight_decay=0.0, bias=True, penalize_bias=True):
-    """The heads after each task, matrices [K, C]; `anchors` are the stored rows Z of each task."""
-    head = rational(start)
-    columns = start.shape[0]
+def sums_of(anchors, heads):
+    """The sums of Z^T Z and Z^T Z X over stored rows Z and the heads X that are their references."""
+    products = [(z.transpose() * z, x) for z, x in zip(map(rational, anchors), heads, strict=True)]
+    square, target = products[0][0] * 0, products[0][1] * 0
+    for product, x in products:
+        square, target = square + product, target + product * x
+    return square, target
+
+
+def exact_heads(start, tasks, anchors, *, ridge, weight_decay=0.0, bias=True, penalize_bias=True, guard=None):
+    """The heads after each task, matrices [K, C]; `anchors` are the stored rows Z of each task.
+
+    Args:
+        start: a tensor, or a matrix of rational numbers.
+        guard: the sums of tasks that are protected from the beginning, or None.
+    """
+    head = rational(start) if isinstance(start, torch.Tensor) else start
+    columns, outputs = (start.nrows(), start.ncols()) if head is start else start.shape
     mask = [1.0] * columns
     if bias and not penalize_bias:
         mask[-1] = 0.0
     pull, decay = diagonal([ridge * m for m in mask]), diagonal([weight_decay * m for m in mask])
-    guard, target = flint().fmpq_mat(columns, columns), flint().fmpq_mat(columns, start.shape[1])
+    guard, target = guard or (flint().fmpq_mat(columns, columns), flint().fmpq_mat(columns, outputs))
     heads = []
     for task, rows in zip(tasks, anchors, strict=True):
         square, right = sums(task, bias)
@@ -51,8 +65,8 @@ def exact_heads(start, tasks, anchors, *, ridge, weight_decay=0.0, bias=True, pe
         heads.append(head)
         if rows.shape[0]:
             z = rational(rows)
-            guard += z.transpose() * z
-            target += z.transpose() * (z * head)
+            guard = guard + z.transpose() * z
+            target = target + z.transpose() * (z * head)
     return heads
 
 

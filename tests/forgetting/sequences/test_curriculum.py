@@ -149,6 +149,33 @@ def test_memory_is_constant_in_the_number_of_tasks(modes):
     assert len(learned_so_far.state_dict()) == len(sequence().state_dict())
 
 
+def test_other_samples_of_a_task_that_was_learned_are_told_as_what_they_are():
+    """Its forgetting is counted from before the curriculum; that of samples of no task is not counted."""
+    one = sequence(modes=0)
+    one.learn(TASKS["a"], "a")
+    tests = {"a": TESTS["a"], "no task": TESTS["c"]}
+    told = one.forecast({"b": TASKS["b"]}, tests=tests)
+    assert dict(zip(told.tasks, told.learned_at, strict=True)) == {"b": 1, "a": 0, "no task": 1}
+    column = told.tasks.index("a")
+    assert float(told.forgetting) == float(told.accuracy[0][column]) - float(told.accuracy[-1][column]) > 0
+    assert [row[column] for row in told.drift] == [None, None]
+
+
+def test_what_was_kept_is_told_of_after_a_merge():
+    """Its drift is to what its own sequence said of it, in the head of the other."""
+    first, second = sequence(), sequence()
+    first.learn(TASKS["a"], "a", keep=True)
+    second.learn(TASKS["b"], "b", keep=True)
+    said = second.head(TASKS["b"].features)
+    merged = first.merge(second)
+    moved = merged.head(TASKS["b"].features) - said
+    size, error = merged.drift("b")
+    assert abs(size - float(moved.square().mean().sqrt())) <= error
+    assert merged.forecast({"c": TASKS["c"]}).tasks == ("a", "b", "c")
+    with pytest.raises(ArgumentError, match="has learned"):
+        first.drift("b")
+
+
 def test_tasks_without_labels_have_drifts_only():
     bare = {name: Task(one.features, one.targets) for name, one in TASKS.items()}
     told = sequence().forecast(bare)

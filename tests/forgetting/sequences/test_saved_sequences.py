@@ -154,6 +154,10 @@ def rewritten(file, change, *, signed: bool) -> None:
         (lambda about, x: about.pop("settings"), "does not describe"),
         (lambda about, x: about["settings"].update(ridge=-1.0), "does not describe"),
         (lambda about, x: about["settings"].update(colour=1), "does not describe"),
+        (lambda about, x: about["settings"].update(penalty=3), "does not describe"),
+        (lambda about, x: about["settings"]["penalty"].update(strength=1.0), "does not describe"),
+        (lambda about, x: about.update(samples=1e400), "does not describe"),
+        (lambda about, x: about.update(version=1), "does not describe"),
         (lambda about, x: about["tasks"][0].pop("name"), "does not describe"),
         (lambda about, x: x.pop("head.low"), "entries"),
         (lambda about, x: x.update(more=torch.zeros(2)), "entries"),
@@ -187,7 +191,18 @@ def test_a_state_of_other_shapes_is_named_even_with_its_checksum(spoil):
 
 
 @pytest.mark.parametrize(
-    "state", [{}, {"about": torch.zeros(3)}, {"about": torch.zeros(3, dtype=torch.uint8)}, {"about": 1}, 7, [1]]
+    "state",
+    [
+        {},
+        {"about": torch.zeros(3)},
+        {"about": torch.zeros(3, dtype=torch.uint8)},
+        {"about": torch.tensor(list(b"[" * 100_000), dtype=torch.uint8)},
+        {**after(0).state_dict(), "head.low": torch.zeros((7, 6), device="meta")},
+        {**after(0).state_dict(), "head.low": torch.zeros((7, 6)).to_sparse()},
+        {"about": 1},
+        7,
+        [1],
+    ],
 )
 def test_other_states_are_named(state):
     with pytest.raises(SavedStateError, match="something else"):

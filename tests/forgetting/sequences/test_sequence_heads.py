@@ -9,6 +9,8 @@ import torch
 
 from ntkla.forgetting.sequences import step
 from ntkla.forgetting.sequences.carried import Carried
+from ntkla.forgetting.sequences.preparing import prepared
+from ntkla.forgetting.sequences.sequence import TaskSequence
 from ntkla.forgetting.sequences.sequence_head import SequenceHead
 from ntkla.linalg.arithmetic.doubled import Doubled
 from ntkla.linalg.precision import U64
@@ -16,7 +18,7 @@ from ntkla.linalg.solve.dense import solve_dense
 from ntkla.testing import hostile_states
 from ntkla.testing.spectra import normal
 from tests.forgetting.sequences.curricula import F, learned, some_head, task, zero_head
-from tests.forgetting.sequences.rational import exact_heads, parts_of_errors
+from tests.forgetting.sequences.rational import exact_heads, parts_of_errors, sums_of
 
 SETTINGS = [
     {"weight": 20.0, "modes": 3},
@@ -61,6 +63,31 @@ def test_every_head_is_within_its_bound(settings, probes, bias):
         # Tight: the head is the exact one rounded once, and the bound is that rounding.  Probes that are no samples of
         # their task are bounded through the ridge alone, and by more with every task.
         assert probes == "others" or state.current.relative_bound <= 4 * U64
+
+
+@pytest.mark.parametrize("settings", SETTINGS[:4])
+def test_after_a_merge_every_head_is_within_its_bound(settings):
+    """Two tasks here, two there, and two learned with all four protected: against rational arithmetic."""
+    mine, states, own = learned(TASKS[:2], head=some_head(), **settings)
+    other = TaskSequence(some_head(), **{"ridge": 0.1, **settings})
+    theirs = []
+    for number, one in enumerate(TASKS[2:]):
+        theirs.append(prepared("x", one, None, other._carried.settings, other.head).anchor.rows)
+        other.learn(one, f"other {number}")
+    known = {key: value for key, value in settings.items() if key in ("weight_decay", "penalize_bias")}
+    known["ridge"] = states[0].settings.ridge
+    start = states[0].start
+    heads, aside = exact_heads(start, TASKS[:2], own, **known), exact_heads(start, TASKS[2:], theirs, **known)
+    guard, target = sums_of(own + theirs, heads + aside)
+    merged, truth = mine.merge(other), heads[-1]
+    for number, one in enumerate([task(1, seed=5), task(2, seed=6)]):
+        rows = prepared("x", one, None, merged._carried.settings, merged.head).anchor.rows
+        merged.learn(one, f"then {number}")
+        (truth,) = exact_heads(truth, [one], [rows], guard=(guard, target), **known)
+        assert all(error <= claim for claim, error in judged(merged.current, truth))
+        assert merged.current.status.certified
+        more = sums_of([rows], [truth])
+        guard, target = guard + more[0], target + more[1]
 
 
 @pytest.mark.parametrize("name", hostile_states())

@@ -169,6 +169,11 @@ def test_sequences_that_do_not_merge():
         first.merge(learned([task(1)], ridge=2.0)[0])
     with pytest.raises(ArgumentError, match="same head and settings"):
         first.merge(TaskSequence(zero_head(bias=False), ridge=0.1))
+    six, five = (
+        TaskSequence(head, ridge=0.1) for head in (zero_head(False), LinearHead(torch.zeros(6, 5), torch.zeros(6)))
+    )
+    with pytest.raises(ArgumentError, match="same head and settings"):
+        six.merge(five)
     with pytest.raises(ArgumentError, match="TaskSequence"):
         first.merge(TaskMoments.of(task(0), bias=True))
 
