@@ -180,7 +180,8 @@ ERRORS = {
     "steps without a rate": (["--steps", "10"], "Add --lr"),
     "a rate without steps": (["--lr", "0.1"], "Add --steps"),
     "probes": (["--probes", "0"], "--probes"),
-    "forgetting": (["--max-forgetting=-1"], "--max-forgetting"),
+    "forgetting": (["--max-forgetting=-1"], "expected a share from 0 to 1"),
+    "forgetting in percent": (["--max-forgetting", "2"], "two points are 0.02"),
     "names": (["--name", "one"], "expected one for each"),
     "tests": (["--old-test", "x.npy"], "--old-test: expected one for each of 2 OLD, got 1"),
     "steps of cross-entropy": (["--cross-entropy", "--steps", "3", "--lr", "0.1"], "cross_entropy"),
@@ -205,7 +206,7 @@ def test_old_tasks_without_labels_are_named(files, tmp_path):
     np.save(tmp_path / "bare.npy", files.new_task.features.numpy())
     np.save(tmp_path / "targets.npy", np.zeros((SAMPLES, CLASSES), dtype=np.float64))
     line = line_of(f"{tmp_path}/bare.npy,{tmp_path}/targets.npy", files.new, files.head)
-    assert "Add the labels of OLD" in line
+    assert "Add its labels" in line
 
 
 def test_what_is_missing_is_named():

@@ -56,7 +56,10 @@ class PlanOptions(TaskOptions):
             raise ArgumentError("--lr: how many steps? Add --steps, such as --steps 10,100,optimum.")
         if self.probes is not None:
             checks.integer("--probes", self.probes, least=1)
-        checks.nonnegative("--max-forgetting", self.max_forgetting)
+        if not 0 <= self.max_forgetting <= 1:
+            raise ArgumentError(
+                f"--max-forgetting: expected a share from 0 to 1, got {self.max_forgetting!r}; two points are 0.02."
+            )
         if self.tol is not None:
             checks.positive("--tol", self.tol)
         self.check_names()

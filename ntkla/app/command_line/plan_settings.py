@@ -16,7 +16,6 @@ from ntkla.app.command_line.plan_options import PlanOptions
 from ntkla.app.command_line.settings import mean_eigenvalue, mean_factor
 from ntkla.forgetting.shared_head import outputs_of
 from ntkla.linalg import checks
-from ntkla.linalg.errors import ArgumentError
 from ntkla.linalg.precision import PLAN_TOLERANCE
 
 
@@ -52,13 +51,10 @@ def settle(options: PlanOptions, tasks: Tasks) -> PlanSettings:
     """The settings in the library's units.
 
     Raises:
-        ArgumentError: a value outside its range, or a task without what a plan needs.
+        ArgumentError: a value outside its range.
 
     Cost: one pass over the new features.
     """
-    for name, task in tasks.olds.items():
-        if task.labels is None:
-            raise ArgumentError(f"{name}: a plan counts forgotten accuracy. Add the labels of OLD.")
     new, outputs = tasks.new, outputs_of(tasks.new, tasks.head).shape[0]
     loss = "cross_entropy" if options.cross_entropy else "squared"
     halves = mean_factor(new.features.shape[0], outputs, loss) if options.mean_loss else 1.0

@@ -63,7 +63,7 @@ def _points(part: Any, plan: Plan, choice: Recommendation) -> None:
     axis.plot(lost[front], gained[front], "-", color=BLUE, linewidth=1, label="not beaten")
     if plan.joint is not None:
         sides = [(_most_lost(plan, one.old), _accuracy(one.new_test or one.new)) for one in plan.joint]
-        axis.plot(*np.transpose(sides), "D", color=BLACK, mfc="none", markersize=5, label="all tasks together")
+        axis.plot(*np.transpose(sides), "D", color=BLACK, mfc="none", markersize=5, label="all together, one a ridge")
     number = choice.point.number
     axis.plot(lost[number], gained[number], "o", color=BLUE, markersize=7, label="the choice")
     axis.axvline(choice.max_forgetting, color=GREY, linestyle=":", linewidth=1)

@@ -16,7 +16,7 @@ from ntkla.app.reports.written import make_folder, written
 from ntkla.forgetting.planning.plan import plan
 from ntkla.forgetting.planning.result import Plan
 from ntkla.forgetting.tasks import Task
-from ntkla.linalg.errors import TrainingDivergesError
+from ntkla.linalg.errors import ArgumentError, TrainingDivergesError
 
 
 def run_plan(options: PlanOptions) -> bool:
@@ -51,6 +51,9 @@ def run_plan(options: PlanOptions) -> bool:
 
 
 def _outcome(options: PlanOptions, files: inputs.Files) -> PlanOutcome:
+    for name, file in files.olds.items():
+        if file.labels is None:
+            raise ArgumentError(f"{name}: a plan keeps the accuracy of OLD. Add its labels, FEATURES.npy,LABELS.npy.")
     tasks = inputs.tasks(files, options, old_targets=True)
     old_tests, new_test = inputs.held_out(files, options, options.old_test, options.new_test)
     settings = settle(options, tasks)

@@ -8,7 +8,7 @@ from rich.text import Text
 from ntkla.app.reports.plan_compared import best_joint, unprotected
 from ntkla.app.reports.plan_outcome import PlanOutcome
 from ntkla.app.reports.screen import shortened, table, titled
-from ntkla.app.reports.words import opening, percent
+from ntkla.app.reports.words import opening, percent, way
 from ntkla.forgetting.planning.columns import Scores
 from ntkla.forgetting.planning.points import PlanPoint
 
@@ -16,6 +16,10 @@ _MOST_ROWS = 16
 _LEGEND = (
     "ridge: in mean eigenvalues of NEW; modes: protected of each old task; weight: of SpectralPenalty; lost: accuracy "
     "that an old task loses, in points; *: the choice"
+)
+_SEEN = (
+    "without protection: the best for the new task without a penalty, whatever it forgets; accuracies are of the "
+    "samples given, which training sees, but for those that are held out (--old-test, --new-test)"
 )
 
 
@@ -25,7 +29,7 @@ def show(console: Console, outcome: PlanOutcome) -> None:
     console.print(opening(new, outcome.tasks.new, outcome.tasks.head), markup=False)
     console.print(f"{plan.points}, worked out in {plan.seconds['total']:.2g} s; none was trained.\n", markup=False)
     console.print(_front(outcome), _LEGEND)
-    console.print("", _tasks(outcome))
+    console.print("", _tasks(outcome), _SEEN)
     console.print(f"\n{answer(outcome)}", markup=False)
 
 
@@ -90,7 +94,8 @@ def answer(outcome: PlanOutcome) -> str:
             f"No point of this grid keeps {whose} from losing more than {allowed}; the closest is "
             f"{described(outcome, point)}. Add larger --strengths, --modes or ridges."
         )
-    reached = f"It reaches {percent(judged(outcome, point).accuracy, ' %')} on {new}, and loses {lost}."
+    reached = f"It reaches {percent(judged(outcome, point).accuracy, ' %')} on {new}."
+    reached += f" {whose[0].upper()}{whose[1:]} loses {lost}." if choice.forgotten > 0 else " Nothing is lost."
     return f"{opened} {reached} Proved, for the modes as computed: {point.status}"
 
 
@@ -102,5 +107,5 @@ def described(outcome: PlanOutcome, point: PlanPoint) -> str:
     if point.weight > 0:
         held = f"SpectralPenalty on {point.modes} modes of each old task, weight {point.weight:.6g}"
     loss = ", cross-entropy" if outcome.settings.loss == "cross_entropy" else ""
-    how = "to the optimum" if point.training is None else str(point.training)
+    how = way(point.training)
     return f"{ridge}, {held}, {how}{loss}"

@@ -52,8 +52,8 @@ def _labels(task: Task) -> str:
 
 def training(settings: Settings, protected: Sequence[ProtectedModes] = ()) -> str:
     """How the head is trained: numbers as typed and, where that is another loss, those of half the sum as well."""
-    way, halves, squared = _way(settings.training), settings.halves, settings.loss == "squared"
-    way = way if squared else f"cross-entropy, {way}"
+    how, halves, squared = way(settings.training), settings.halves, settings.loss == "squared"
+    how = how if squared else f"cross-entropy, {how}"
     # Of each number its name, as it was typed, what to add to it, and as half the sum has it.
     numbers = [(name, value * halves, "", value) for name, value in _rate(settings.training)]
     if settings.ridge > 0 or settings.training is None:
@@ -66,9 +66,9 @@ def training(settings: Settings, protected: Sequence[ProtectedModes] = ()) -> st
         numbers.append(("penalty weight", weight / halves, f" ({modes} modes of {_and(names)})", weight))
     typed = [f"{name} {number:.6g}{more}" for name, number, more, _ in numbers]
     if halves == 1:
-        return ", ".join([way, *typed])
+        return ", ".join([how, *typed])
     used = [f"{number:.4g}" for *_, number in numbers]
-    return f"{way}, {_and(typed)} of the mean loss ({_and(used)} of {'half the sum' if squared else 'the sum'})"
+    return f"{how}, {_and(typed)} of the mean loss ({_and(used)} of {'half the sum' if squared else 'the sum'})"
 
 
 def _alike(protected: Sequence[ProtectedModes]) -> dict[tuple[int, float], list[str]]:
@@ -85,7 +85,8 @@ def _rate(chosen: Training | None) -> list[tuple[str, float]]:
     return [("time", chosen.time) if isinstance(chosen, GradientFlow) else ("learning rate", chosen.lr)]
 
 
-def _way(chosen: Training | None) -> str:
+def way(chosen: Training | None) -> str:
+    """Where training goes: the optimum, or so many steps."""
     if chosen is None:
         return "to the optimum"
     if isinstance(chosen, GradientFlow):

@@ -12,7 +12,6 @@ def test_a_ridge_that_rounding_swallows_is_not_taken_for_none():
 
     Their eigenvalues are rounding, beside which the ridge is lost; the bound then has to say that nothing is known.
     """
-    told = 0
     for seed in range(20):
         draw = torch.Generator().manual_seed(seed)
         x_new, x_old = (torch.randn((n, 3), generator=draw, dtype=torch.float64) for n in (1, 4))
@@ -25,5 +24,3 @@ def test_a_ridge_that_rounding_swallows_is_not_taken_for_none():
         # What the ridge leaves of a target of 1 in the free directions.
         loss = 0.5 * 1e-6 / (1e-6 + float(free @ free))
         assert point.new.loss - point.new.loss_error <= loss
-        told += point.new.loss_error < 0.25
-        assert told == 0 or not point.status.certified or point.new.loss <= 2 * loss
