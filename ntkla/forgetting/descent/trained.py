@@ -27,27 +27,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 
-from ntkla.forgetting.descent.filters import filter_values
-from ntkla.forgetting.descent.gains import Gains, gains, peaks, remaining_share
+from ntkla.forgetting.descent.gains import Gains
+from ntkla.forgetting.descent.matrix_update import applied
 from ntkla.forgetting.descent.training import GradientDescent, Training
 from ntkla.linalg import checks
-from ntkla.linalg.arithmetic.accurate import PANEL, Bounded, accurate_adjoint, accurate_normal_matrix, accurate_sum
+from ntkla.linalg.arithmetic.accurate import PANEL, Bounded, accurate_adjoint, accurate_normal_matrix
 from ntkla.linalg.arithmetic.doubled import two_product
-from ntkla.linalg.arithmetic.products import pieced_gamma, pieced_matmul
 from ntkla.linalg.design import Design
-from ntkla.linalg.eigen.diagonalization import Diagonalization, certified, diagonalize
-from ntkla.linalg.errors import ScaleError
+from ntkla.linalg.eigen.diagonalization import certified, diagonalize
 from ntkla.linalg.precision import (
     DEFAULT_TOLERANCE,
     NEGLIGIBLE,
     SHORT_CHAIN,
-    TINY64,
     U64,
-    gamma,
     norm_lower,
     norm_upper,
     rounded_up,
@@ -110,14 +105,6 @@ class TrainedUpdate:
         )
 
 
-class Coordinates(NamedTuple):
-    """z = first + second, [K, C] each, with `g_0 = Q z + r`, and the bound of each column of r, [C]."""
-
-    first: torch.Tensor
-    second: torch.Tensor
-    rest: torch.Tensor
-
-
 def trained_update(
     design: Design,
     residual_new: torch.Tensor,
@@ -160,57 +147,18 @@ def trained_update(
     gradient = accurate_adjoint(design, residual_new, [*shift], weights)  # g_0, rounded once
     if inexactness is not None:
         gradient = Bounded(gradient.value, rounded_up(gradient.error + inexactness.gradient_error))
-    update, bound, amplification = _apply(modes, gradient, training)
+    update, bound, amplification = applied(modes, gradient, training)
     escalations: tuple[str, ...] = ()
     if float(norm_upper(bound)) > max(tolerance / 4 * norm_lower(update), NEGLIGIBLE):
         sharper = _hessian(accurate_normal_matrix(design, weights), penalties, decays, inexact)
         modes = certified(sharper, modes.values, modes.vectors, modes.defect, floor)
-        update, bound, amplification = _apply(modes, gradient, training)
+        update, bound, amplification = applied(modes, gradient, training)
         escalations = ("the normal matrix was formed again beyond float64",)
     root = 1.0 if weights is None else weights.largest_root
     found = TrainedUpdate(update, bound, amplification, escalations, modes.largest, needed, root)
     if inexactness is None or inexactness.others_error is None:
         return found
     return replace(found, largest_root=inexactness.others_root).with_residual_error(inexactness.others_error)
-
-
-class MatrixUpdate(NamedTuple):
-    """The update of a head by training, for problems known by their matrices.
-
-    Attributes:
-        update: float64 [K, C].
-        error_bound: 2-norm bound of each column's error, [C].
-        gains: how the run amplifies errors of its gradient.
-        kept: upper bound of `||I - h_T(A) A||`: what it leaves of an error of the head that it begins with.
-    """
-
-    update: torch.Tensor
-    error_bound: torch.Tensor
-    gains: Gains
-    kept: float
-
-
-def matrix_update(
-    hessian: BoundedMatrix, gradient: Bounded, training: Training, floor: float, objective: str
-) -> MatrixUpdate:
-    """`-h_T(A) g_0` for A and g_0 as computed, each with its error; parts 1 to 3 above.
-
-    Args:
-        hessian: A [K, K], positive semidefinite; left as it is.
-        gradient: g_0 [K, C].
-        training: the optimiser and how far it runs.
-        floor: lower bound of the eigenvalues of A.
-        objective: whose A it is, for the message.
-
-    Raises:
-        TrainingDivergesError, ScaleError
-
-    Cost: about 20 K^3 operations, and `16 K^2 C`.
-    """
-    modes = diagonalize(hessian, floor)
-    if isinstance(training, GradientDescent):
-        training.require_stable(modes.largest, objective)
-    return MatrixUpdate(*_apply(modes, gradient, training), remaining_share(training, modes.largest))
 
 
 def memory_estimate(design: Design, outputs: int, weighted: bool = False) -> int:
@@ -231,40 +179,3 @@ def _hessian(normal: BoundedMatrix, penalties: torch.Tensor, decays: torch.Tenso
     diagonal = matrix.diagonal()
     diagonal.add_(penalties).add_(decays)
     return BoundedMatrix(matrix, (error + inexact + 3 * U64 * float(diagonal.max())) * SHORT_CHAIN)
-
-
-def coordinates_of(vectors: torch.Tensor, defect: float, gradient: Bounded) -> Coordinates:
-    """z by one correction: of the first remainder, `||I - Q Q^T||` and the rounding of the correction are left.
-
-    Args:
-        vectors: Q, float64 [K, K].
-        defect: upper bound of ||Q^T Q - I||_2.
-        gradient: g_0, float64 [K, C], and the bound of each column's error.
-    """
-    q, g = vectors, gradient.value
-    first = pieced_matmul(q.T, g)
-    remainder = accurate_sum(q, -first, [g])
-    left = defect + pieced_gamma(q.shape[0]) * float(norm_upper(q)) * (math.sqrt(1.0 + defect) * SHORT_CHAIN)
-    rest = left * norm_upper(remainder.value, dim=0) + remainder.error + gradient.error
-    return Coordinates(first, pieced_matmul(q.T, remainder.value), rounded_up(rest + 4 * q.shape[0] ** 2 * TINY64))
-
-
-def _apply(modes: Diagonalization, gradient: Bounded, training: Training) -> tuple[torch.Tensor, torch.Tensor, Gains]:
-    """-Q h(L) z, the three parts of its error bound, and the gains that they were made with."""
-    size = modes.values.shape[0]
-    amplification = gains(training, modes.smallest, modes.largest)
-    z = coordinates_of(modes.vectors, modes.defect, gradient)
-    values = filter_values(training, modes.values)
-    coordinates = z.first + z.second
-    filtered = values.value[:, None] * coordinates
-    update = -pieced_matmul(modes.vectors, filtered)
-    if not bool(torch.isfinite(update).all()):
-        raise ScaleError("training: the update overflows float64. Scale the features, or lower lr * steps or the time.")
-    magnitudes = coordinates.abs()
-    force = peaks(training, modes.values, values)[:, None] * rounded_up(magnitudes)
-    disturbance = norm_upper(modes.residual @ force, dim=0) * (1 + gamma(size))
-    disturbance = rounded_up(disturbance + modes.residual_error * norm_upper(force, dim=0))
-    rounding = pieced_gamma(size) * filtered.abs() + (values.error + 2 * U64 * values.value.abs())[:, None] * magnitudes
-    product = norm_upper(modes.vectors.abs() @ rounded_up(rounding), dim=0) * (1 + gamma(size)) + 4 * size**2 * TINY64
-    bound = amplification.push * disturbance + amplification.filter * z.rest + product
-    return update, rounded_up(bound), amplification

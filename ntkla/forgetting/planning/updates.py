@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.forgetting.descent.trained import Coordinates, coordinates_of
+from ntkla.forgetting.descent.matrix_update import Coordinates, coordinates_of
 from ntkla.forgetting.planning.decomposed import Decomposed
 from ntkla.forgetting.planning.filter_bank import Filters
 from ntkla.linalg.arithmetic.accurate import Bounded
