@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +12,7 @@ import torch
 import ntkla
 from ntkla.forgetting.planning.points import PlanPoint
 from ntkla.linalg.design import widened
+from ntkla.linalg.precision import gamma
 
 
 def design(features: torch.Tensor, bias: bool) -> torch.Tensor:
@@ -42,7 +44,9 @@ class Dense:
         """`2 / (C k) Phi^T U U^T Phi` of one old task, from an SVD of its probes."""
         features = (self.probes or {}).get(name, self.olds[name].features)
         _, sizes, rows = torch.linalg.svd(design(features, self.bias), full_matrices=False)
-        kept = int((sizes[:modes] > sizes[0] * 1e-6).sum()) if sizes.numel() else 0
+        # An eigenvalue that is nothing but rounding has a root that is the root of it.
+        rounding = math.sqrt(gamma(features.numel()))
+        kept = int((sizes[:modes] > sizes[0] * rounding).sum()) if sizes.numel() else 0
         if kept == 0:
             return torch.zeros((rows.shape[1], rows.shape[1]), dtype=torch.float64, device="cpu")
         z = sizes[:kept, None] * rows[:kept]

@@ -39,7 +39,8 @@ def check_point(point: PlanPoint, dense: Dense, test: ntkla.Task | None = None) 
         assert close(outcome.loss, outcome.loss_error, facts.loss, scale**2), point
         assert facts.accuracy in outcome.accuracy, point
         assert facts.flips in outcome.flips, point
-        assert outcome.drift_rms == pytest.approx(outcome.drift / facts.after.numel() ** 0.5, rel=gamma(8))
+        mean = outcome.drift / facts.after.numel() ** 0.5
+        assert abs(outcome.drift_rms - mean) <= gamma(8) * mean
 
 
 def grid_of(dense: Dense) -> dict[str, object]:
@@ -267,7 +268,7 @@ def test_one_output_and_one_sample() -> None:
     head = ntkla.LinearHead(torch.zeros((1, 2), dtype=torch.float64))
     point = plan(ntkla.Task(x, y), ntkla.Task(x, y), head, ridges=[1.0], weights=[2.0], modes=[9]).points[0]
     # S = x^T x, penalty 2 * 2 / 1 of it, so along x the update is 3 sqrt(5) / (5 + 20 + 1).
-    assert point.new.drift == pytest.approx(15 / 26, abs=point.new.drift_error + gamma(8))
+    assert abs(point.new.drift - 15 / 26) <= point.new.drift_error + gamma(8)
     assert point.old["old"].flips == Decision(0, 0)
 
 
