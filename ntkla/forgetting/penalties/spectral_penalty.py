@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ntkla.forgetting.penalties.columns import column_numbers, within
 from ntkla.forgetting.penalties.probes import later, probes_and_outputs, require_reference, require_same_probes
 from ntkla.linalg import checks
 from ntkla.linalg.eigen.modes import Eigenmodes
@@ -91,7 +92,7 @@ class SpectralPenalty(torch.nn.Module):
         self.weight = checks.number("weight", weight)
         if self.weight < 0:
             raise ArgumentError(f"weight: expected a number >= 0, got {weight!r}.")
-        self.columns = None if columns is None else _columns(columns)
+        self.columns = None if columns is None else column_numbers(columns)
         if self.columns is not None and len(self.columns) != kept.shape[1]:
             raise ArgumentError(f"columns: expected {kept.shape[1]}, as the reference has, got {self.columns}.")
         expanded = modes.output_index is not None or modes.outputs is not None
@@ -151,7 +152,7 @@ class SpectralPenalty(torch.nn.Module):
                 "loader: expected the same inputs in the same order each time, got others the second time. "
                 "Leave out what shuffles or augments at random; for probes at hand pass x.split(256)."
             )
-        kept = now if columns is None else now[:, _within(_columns(columns), now)]
+        kept = now if columns is None else now[:, within(column_numbers(columns), now)]
         return cls(eigenmodes(probes.features, k, bias=bias), kept, weight, columns=columns)
 
     def forward(self, outputs: torch.Tensor) -> torch.Tensor:
@@ -220,7 +221,7 @@ class SpectralPenalty(torch.nn.Module):
                 f"outputs: expected them on {self.reference.device}, as the penalty, got {outputs.device}. Move the "
                 "penalty with .to(device)."
             )
-        selected = outputs if self.columns is None else outputs[:, _within(self.columns, outputs)]
+        selected = outputs if self.columns is None else outputs[:, within(self.columns, outputs)]
         if selected.shape != self.reference.shape:
             raise ShapeError(
                 f"outputs: expected {tuple(self.reference.shape)}, the probes and outputs of the reference, got "
@@ -243,18 +244,3 @@ class SpectralPenalty(torch.nn.Module):
     def extra_repr(self) -> str:
         """What `print` shows of the module."""
         return f"{self.count} modes on {self.reference.shape[0]} probes, weight={self.weight:g}"
-
-
-def _columns(columns: object) -> list[int]:
-    if not isinstance(columns, Sequence) or isinstance(columns, str):
-        raise DtypeError(f"columns: expected a sequence of column numbers, got {type(columns).__name__}.")
-    numbers = [checks.integer("columns", c, least=0) for c in columns]
-    if not numbers or len(set(numbers)) != len(numbers):
-        raise ArgumentError(f"columns: expected at least one, and each once, got {numbers}.")
-    return numbers
-
-
-def _within(columns: list[int], outputs: torch.Tensor) -> list[int]:
-    if max(columns) >= outputs.shape[1]:
-        raise ShapeError(f"columns: expected numbers below {outputs.shape[1]}, the outputs there are, got {columns}.")
-    return columns
