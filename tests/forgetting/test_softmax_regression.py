@@ -21,6 +21,7 @@ from ntkla import (
     ShapeError,
     softmax_regression,
 )
+from ntkla.linalg.precision import ENTROPY_TOLERANCE, gamma
 
 
 def drawn(n=80, features=6, classes=4, dtype=torch.float64, seed=0):
@@ -74,7 +75,8 @@ def test_a_head_that_is_its_own_optimum_stays():
     again = softmax_regression(x, torch.softmax(x @ first.weight.T, 1), ridge=1.0, head=first.head)
     assert float(again.head_update.norm()) <= again.update_error_bound
     assert again.status.code == "uncertified"
-    assert again.update_error_bound < 1e-12
+    # What rounding leaves of a sum over the samples, each of probabilities of at most 1, over the ridge of 1.
+    assert again.update_error_bound <= gamma(len(x)) * float(x.norm()) * len(x) ** 0.5
 
 
 def test_separable_data_are_told():
@@ -182,7 +184,7 @@ def test_a_start_that_is_sure_of_everything_leads_somewhere():
     start = LinearHead(1e70 * torch.diag(torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)))
     found = softmax_regression(x, labels, classes=3, ridge=1.0, start=start)
     assert finite(found)
-    assert not found.status.certified or found.relative_bound <= 1e-7
+    assert not found.status.certified or found.relative_bound <= ENTROPY_TOLERANCE
 
 
 @pytest.mark.parametrize("seed", range(4))
