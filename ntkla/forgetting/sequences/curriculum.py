@@ -10,6 +10,7 @@ from ntkla.forgetting.reports.predictions import Predictions
 from ntkla.forgetting.sequences.sequence_head import SequenceHead
 from ntkla.forgetting.tasks import Task
 from ntkla.linalg.decisions import Decision
+from ntkla.linalg.errors import ArgumentError
 from ntkla.linalg.precision import U64, rounded_up
 from ntkla.linalg.results import Result, wrapped
 from ntkla.linalg.status import Status
@@ -94,6 +95,8 @@ def _cell(d: Decision | None, width: int) -> str:
 class OrderForecasts(Result):
     """The forecasts of the same tasks in several orders; `forecasts[order]` is one of them.
 
+    It is had as `[order]` too, with an ArgumentError for one that was not asked for.
+
     Attributes:
         forecasts: by the names of the tasks in their order.
     """
@@ -101,7 +104,12 @@ class OrderForecasts(Result):
     forecasts: dict[tuple[str, ...], CurriculumForecast]
 
     def __getitem__(self, order: tuple[str, ...]) -> CurriculumForecast:
-        return self.forecasts[tuple(order)]
+        asked = tuple(order) if isinstance(order, (tuple, list)) else ()
+        found = next((one for known, one in self.forecasts.items() if known == asked), None)
+        if found is None:
+            known = ", ".join(map(str, list(self.forecasts)[:3]))
+            raise ArgumentError(f"expected one of the {len(self)} orders, such as {known}; got {order!r}.")
+        return found
 
     def __len__(self) -> int:
         return len(self.forecasts)

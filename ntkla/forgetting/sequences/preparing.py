@@ -120,7 +120,8 @@ def by_name(what: str, values: object, among: Iterable[str] | None = None) -> di
 
 def several(what: str, values: object) -> list[Any]:
     """The values as a list; ArgumentError for what holds none."""
-    if not isinstance(values, Iterable) or isinstance(values, (str, bytes)):
+    flat = isinstance(values, torch.Tensor) and values.ndim == 0
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes)) or flat:
         raise ArgumentError(f"{what}: expected one or more in a row, such as a list, got {values!r}.")
     found = list(values)
     if not found:
@@ -132,10 +133,11 @@ def orders_of(names: tuple[str, ...], orders: object) -> list[tuple[str, ...]]:
     """The orders, each once; ArgumentError for one that does not name every task once."""
     if orders is None:
         return _orders(names)
-    found = [several("orders", order) for order in several("orders", orders)]
+    found = several("orders", orders)
     for order in found:
-        if not all(isinstance(name, str) for name in order) or sorted(order) != sorted(names):
-            raise ArgumentError(f"orders: expected each to name all of {list(names)} once, got {order}.")
+        row = list(order) if isinstance(order, Sequence) and not isinstance(order, (str, bytes)) else []
+        if not all(isinstance(name, str) for name in row) or sorted(row) != sorted(names):
+            raise ArgumentError(f"orders: expected each to name all of {list(names)} in a row, once, got {order!r}.")
     return list(dict.fromkeys(map(tuple, found)))
 
 
@@ -172,6 +174,8 @@ def _probes(probes: object, task: Task | None, head: LinearHead, protected: bool
         return features, False
     if task is None:
         raise ArgumentError("probes: moments hold no samples whose rows could be named. Pass features [n, F].")
+    checks.dense("probes", probes)
+    checks.with_values("probes", probes)
     rows = probes.to(device=task.features.device, dtype=torch.int64)
     samples = task.features.shape[0]
     if rows.ndim != 1 or not rows.numel() or int(rows.min()) < 0 or int(rows.max()) >= samples:

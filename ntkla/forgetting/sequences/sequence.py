@@ -33,9 +33,10 @@ class TaskSequence:
             + sum over earlier tasks i of  strength/2 ||U_i^T (Phi_i W^T - F_i)||_F^2,
 
     the last line the spectral penalty: U_i the k_i leading modes of the kernel of task i's probes, F_i what the head
-    said of them when it had just learned task i.  What is kept of all tasks are four matrices, K x K and K x C twice (K
-    features, bias included; C outputs): the normal equations of the penalties and of the tasks.  They are exact, in
-    fixed point: neither the order of the samples nor the way they are cut into parts changes a bit.
+    said of them when it had just learned task i.  (All modes at strength 1: task 2 ends in the joint optimum of both, a
+    later one near that of all, which would give up what was said.)  What is kept are four matrices, K x K and K x C
+    twice (K features, bias included; C outputs): the normal equations of the penalties and of the tasks, exact, in
+    fixed point.  Neither the order of the samples nor the way they are cut into parts changes a bit.
 
     Args:
         head: the head before the first task; `ntkla.LinearHead(torch.zeros(C, F), torch.zeros(C))` to start from zero.

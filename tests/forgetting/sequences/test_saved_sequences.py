@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ from hypothesis import strategies as st
 
 from ntkla.forgetting.sequences import saved
 from ntkla.forgetting.sequences.sequence import TaskSequence
-from ntkla.linalg.errors import ArgumentError, MissingPackageError, SavedStateError
+from ntkla.linalg.errors import SavedStateError
 from tests.forgetting.sequences.curricula import learned, some_head, task
 from tests.soundness.judge import fewer
 
@@ -219,62 +217,3 @@ def test_other_files_are_named(tmp_path):
         with pytest.raises(SavedStateError, match=words) as caught:
             TaskSequence.load(path)
         assert str(path) in str(caught.value)
-
-
-def test_a_file_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(SavedStateError, match="cannot be written"):
-        after(0).save(tmp_path / "no" / "folder" / "x")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(SavedStateError, match="cannot be written"):
-        after(0).save(tmp_path / "folder")
-    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
-
-
-def test_a_file_has_the_permissions_of_any_new_one_and_is_on_the_disk(tmp_path, monkeypatch):
-    synced: list[int] = []
-    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_size))
-    (tmp_path / "new").touch()
-    after(1).save(tmp_path / "x")
-    assert (tmp_path / "x").stat().st_mode == (tmp_path / "new").stat().st_mode
-    assert synced == [(tmp_path / "x").stat().st_size]
-
-
-@pytest.mark.parametrize("path", [3, None, b"x", ["x"]])
-def test_what_is_no_path_is_named(path):
-    with pytest.raises(ArgumentError, match="path"):
-        after(0).save(path)
-    with pytest.raises(ArgumentError, match="path"):
-        TaskSequence.load(path)
-
-
-def test_a_path_that_no_file_can_have_is_named():
-    with pytest.raises(SavedStateError, match="cannot be written"):
-        after(0).save("a\0b")
-    with pytest.raises(SavedStateError, match="cannot be read"):
-        TaskSequence.load("a\0b")
-
-
-def test_too_little_memory_is_not_called_damage(file, monkeypatch):
-    def full(content):
-        raise MemoryError
-
-    monkeypatch.setattr(safetensors, "load", full)
-    with pytest.raises(MemoryError):
-        TaskSequence.load(file)
-
-
-def test_without_the_package_it_says_what_to_install(monkeypatch, tmp_path):
-    plain = builtins.__import__
-
-    def without(name, *arguments, **named):
-        if name.startswith("safetensors"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name="safetensors")
-        return plain(name, *arguments, **named)
-
-    one = after(1)
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingPackageError, match=r"ntkla\[cli\]"):
-        one.save(tmp_path / "x")
-    with pytest.raises(MissingPackageError, match="state_dict"):
-        TaskSequence.load(tmp_path / "x")
-    assert not list(tmp_path.iterdir())

@@ -14,6 +14,7 @@ from ntkla.forgetting.tasks import Task
 from ntkla.linalg import checks
 from ntkla.linalg.errors import (
     ArgumentError,
+    DeviceError,
     DtypeError,
     LabelError,
     MemoryEstimateError,
@@ -83,6 +84,8 @@ ROWS = torch.arange(3)
         ((task(0), "x", torch.tensor([1, 1])), ArgumentError, "twice"),
         ((task(0), "x", ROWS[:0]), ArgumentError, "one row or more"),
         ((task(0), "x", torch.tensor([True])), DtypeError, "probes"),
+        ((task(0), "x", ROWS.to_sparse()), DtypeError, "probes"),
+        ((task(0), "x", ROWS.to("meta")), DeviceError, "probes"),
         ((task(0), "x", torch.ones((3, F + 1))), ShapeError, "columns"),
         ((task(0), "x", torch.full((3, F), math.nan)), NonFiniteError, "probes"),
         ((TaskMoments.of(task(0), bias=True), "x"), ArgumentError, "Pass probes=features"),
@@ -136,7 +139,20 @@ def test_curricula_that_make_no_sense(tasks, options, words):
 
 @pytest.mark.parametrize(
     "orders",
-    [[], [("a",)], [("a", "a")], [("a", "b", "c")], [("a", "z")], [3], 3, "ab", ["ab"], [("a", 1)], [(["a"], "b")]],
+    [
+        [],
+        [("a",)],
+        [("a", "a")],
+        [("a", "b", "c")],
+        [("a", "z")],
+        [3],
+        3,
+        "ab",
+        ["ab"],
+        [("a", 1)],
+        [(["a"], "b")],
+        [{"a", "b"}],
+    ],
 )
 def test_orders_that_leave_out_or_repeat_a_task(orders):
     with pytest.raises(ArgumentError, match="orders"):
