@@ -152,14 +152,12 @@ def _of_features(operator: LinearOperator) -> bool:
 def _wish(
     tol: float | None, block_size: int | None, prove: str | None, seed: int, progress: Progress | None, route: str
 ) -> _Wish:
-    if progress is not None and not callable(progress):
-        raise DtypeError(f"progress: expected a function of passes and residual, got {type(progress).__name__}.")
     return _Wish(
         DEFAULT_TOLERANCE if tol is None else checks.positive("tol", tol),
         None if block_size is None else checks.integer("block_size", block_size, least=1),
         None if prove is None else checks.choice("prove", prove, PROOFS),
         checks.integer("seed", seed, least=0, most=2**63 - 1),
-        progress,
+        checks.progress(progress, "passes and residual"),
         checks.choice("route", route, ROUTES),
     )
 
