@@ -28,7 +28,7 @@ MEMORY = False  # the features are most of it
 PATIENCE = 1.0  # seconds for each contender: some take minutes
 TOLERANCES = {"ntkla": None, "ntkla, tol=1e-10": 1e-10}
 PARTS = [
-    parts.Part("modes", "ntkla.forgetting.planning.run", "protected"),
+    parts.Part("modes", "ntkla.forgetting.planning.run", "leading_modes"),
     parts.Part("normal matrices", "ntkla.forgetting.planning.run", "normal_matrix"),
     parts.Part("decompositions", "ntkla.forgetting.planning.engine", "decomposed"),
     parts.Part("filters", "ntkla.forgetting.planning.engine", "filters"),
@@ -95,9 +95,10 @@ class Judge:
         assert self.problem.new.targets is not None
         residual = x @ self.problem.head.weight.double().cpu().numpy().T - self.problem.new.targets.cpu().numpy()
         matrix, gradient = x.T @ x + ridge * np.eye(x.shape[1]), x.T @ residual
-        for sizes, rows in self.modes if setting.weight > 0 else []:
+        for sizes, rows in self.modes if setting.protects else []:
             z = sizes[: setting.modes, None] * rows[: setting.modes]
-            matrix += 2 * setting.weight / (self.problem.head.outputs * setting.modes) * z.T @ z
+            outputs = self.problem.head.outputs
+            matrix += 2 * setting.weight_on(outputs, setting.modes) / (outputs * setting.modes) * z.T @ z
         if training is None:
             found: np.ndarray = -np.linalg.solve(matrix, gradient)
             return found

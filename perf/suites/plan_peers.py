@@ -40,7 +40,6 @@ def grid_of(problem: Problem) -> Grid:
     """The grid as the plan numbers it."""
     return Grid.checked(
         **{"weights": (0.0,), "lr": None, "momentum": 0.0, "nesterov": False, **problem.grid},
-        outputs=problem.head.outputs,
     )
 
 
@@ -93,10 +92,10 @@ def each(problem: Problem, numbers: range | list[int]) -> Answer:
 def protection(modes: list[tuple[torch.Tensor, torch.Tensor]], setting: Setting, outputs: int) -> torch.Tensor:
     """`sum_P 2 weight / (C k) V_k diag(s_k) V_k^T`."""
     found = torch.zeros_like(modes[0][1])
-    if setting.weight > 0:
+    if setting.protects:
         for values, vectors in modes:
             scaled = vectors[:, -setting.modes :] * values[-setting.modes :].sqrt()
-            found += 2 * setting.weight / (outputs * setting.modes) * scaled @ scaled.T
+            found += 2 * setting.weight_on(outputs, setting.modes) / (outputs * setting.modes) * scaled @ scaled.T
     return found
 
 
@@ -130,7 +129,8 @@ def _by_autograd(problem: Problem, number: int, train: Callable[..., None]) -> A
     setting, ridge, training = grid_of(problem).point(number)
     x, start = problem.new.features.double(), problem.head.weight.double()
     probes = [old.features.double() for old in problem.olds.values()]
-    penalties = [SpectralPenalty(eigenmodes(p, setting.modes), p @ start.T, setting.weight) for p in probes]
+    weight = setting.weight_on(start.shape[0], setting.modes)
+    penalties = [SpectralPenalty(eigenmodes(p, setting.modes), p @ start.T, weight) for p in probes]
     layer = torch.nn.Linear(x.shape[1], start.shape[0], bias=False, dtype=torch.float64, device=x.device)
     layer.load_state_dict({"weight": start})
 

@@ -86,14 +86,14 @@ def conclusion(planned: Planned, curve: ProtectionCurve) -> str:
     return f"""
 {len(planned.plan.points)} ways of training were worked out in {planned.plan.seconds["total"]:.2g} s, none of them \
 trained. The choice, so that no old task loses more than {100 * planned.choice.max_forgetting:.3g} points: a ridge of \
-{point.ridge / planned.mean_eigenvalue:.3g} mean eigenvalues, {point.modes} modes of each old task protected with \
-weight {point.weight:.4g}.{lost} Then it was really trained ({outputs.seconds:.2g} s of LBFGS): \
+{point.ridge / planned.mean_eigenvalue:.3g} mean eigenvalues, each old task protected with {point.protection}.{lost} \
+Then it was really trained ({outputs.seconds:.2g} s of LBFGS): \
 {"every accuracy came out as planned" if planned.holds else "the plan did NOT hold"}, and the outputs on the held-out \
 images differ from their forecast by at most {float(outputs.difference.max()):.1e}. LBFGS stopped that short of the \
 optimum (its gradient leaves room for {float(outputs.unfinished.max()):.1e}); the forecast itself is proved to be \
 within {float(outputs.bound.max()):.1e}.
 
-No image of an old task is needed for this: {point.modes} modes of each are. {_needed(curve)}
+No image of an old task is needed for this: {max(point.modes_kept.values())} modes of each are. {_needed(curve)}
 """
 
 

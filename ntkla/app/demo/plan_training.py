@@ -88,7 +88,7 @@ def train_and_compare(tasks: Sequence[SplitTask], head: LinearHead, point: PlanP
 def _protected(old: SplitTask, head: LinearHead, point: PlanPoint) -> Protection:
     features = old.train_features
     modes = eigenmodes(features, point.modes_kept[old.name], bias=True)
-    return Protection(SpectralPenalty(modes, head(features), point.weight), features)
+    return Protection(SpectralPenalty(modes, head(features), point.weights[old.name]), features)
 
 
 def _train(

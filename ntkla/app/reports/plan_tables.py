@@ -46,8 +46,8 @@ def _front(outcome: PlanOutcome) -> Group:
         made.add_row(
             "*" if point.number == chosen.number else "",
             f"{point.ridge / outcome.settings.mean_eigenvalue:.3g}" if outcome.settings.mean_eigenvalue else "0",
-            str(point.modes),
-            f"{point.weight:.4g}",
+            _range([str(kept) for kept in sorted({k for k in point.modes_kept.values() if k}) or [0]]),
+            _range([f"{weight:.4g}" for weight in sorted({w for w in point.weights.values() if w}) or [0.0]]),
             "optimum" if point.training is None else str(getattr(point.training, "steps", "flow")),
             percent(judged(outcome, point).accuracy),
             *(f"{100 * float(lost[point.number]):.1f}" for lost in (worst, mean)),
@@ -99,13 +99,20 @@ def answer(outcome: PlanOutcome) -> str:
     return f"{opened} {reached} Proved, for the modes as computed: {point.status}"
 
 
+def _range(texts: list[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"{texts[0]}-{texts[-1]}"
+
+
 def described(outcome: PlanOutcome, point: PlanPoint) -> str:
     """A point as it is typed into a training."""
     unit = outcome.settings.mean_eigenvalue
     ridge = f"a ridge of {point.ridge:.6g}" + (f" ({point.ridge / unit:.3g} mean eigenvalues)" if unit > 0 else "")
-    held = "without a penalty"
-    if point.weight > 0:
-        held = f"SpectralPenalty on {point.modes} modes of each old task, weight {point.weight:.6g}"
+    kept = {name: k for name, k in point.modes_kept.items() if k}
+    pairs = {(k, point.weights[name]) for name, k in kept.items()}
+    held = "; ".join(f"{k} modes of {name}, weight {point.weights[name]:.6g}" for name, k in kept.items())
+    if len(kept) > 1 and len(pairs) == 1:
+        held = f"{point.protection.split(' on ')[1]} of each old task, weight {point.weight:.6g}"
+    held = f"SpectralPenalty on {held}" if kept else "without a penalty"
     loss = ", cross-entropy" if outcome.settings.loss == "cross_entropy" else ""
     how = way(point.training)
     return f"{ridge}, {held}, {how}{loss}"

@@ -67,7 +67,7 @@ def _require_optima(grid: Grid, penalize_bias: object) -> None:
         )
     if min(grid.ridges) == 0:
         raise RidgeError("ridges: expected numbers > 0 with loss='cross_entropy', got 0: the optimum need not exist.")
-    if penalize_bias is False and any(setting.weight > 0 for setting in grid.settings):
+    if penalize_bias is False and any(setting.protects for setting in grid.settings):
         raise ArgumentError("penalize_bias: expected True with weights above 0 and loss='cross_entropy', got False.")
 
 

@@ -140,7 +140,7 @@ class Engine:
 
     def _protected(self, group: Group, setting: Setting) -> list[LeadingModes]:
         """The tasks whose penalty the outputs of a group feel."""
-        if setting.weight == 0.0:
+        if not setting.protects:
             return []
         tasks = [self.protection[name] for name in group.members]
         return [task for task in tasks if task.kept(setting.modes)]
@@ -155,7 +155,7 @@ class Engine:
             base = self._sharp
         tasks = self._protected(group, setting)
         if tasks:
-            base = weighted_sum(base, setting.weight, penalty_matrix(tasks, setting.modes, accurate))
+            base = weighted_sum(base, setting.strength or setting.weight, penalty_matrix(tasks, setting, accurate))
         return held_by(base, held)
 
 

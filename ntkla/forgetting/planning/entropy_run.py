@@ -9,11 +9,11 @@ because the gradient `s p - y` has an absolute sum of at most 2 s.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from fractions import Fraction
 from functools import partial
 
 import torch
 
+from ntkla.forgetting.penalties.weight import row_weight
 from ntkla.forgetting.planning.columns import Table, before
 from ntkla.forgetting.planning.effects import Effects, effects
 from ntkla.forgetting.planning.grid import Setting
@@ -78,7 +78,7 @@ class EntropyRun(Run):
             terms = tuple(self._term(one, name, setting) for name, one in protection.items() if one.kept(setting.modes))
             start = None
             for step, ridge in reversed(list(enumerate(self.grid.ridges))):
-                solve = prepare(ridge=ridge, quadratics=terms if setting.weight > 0 else (), start=start)
+                solve = prepare(ridge=ridge, quadratics=terms if setting.protects else (), start=start)
                 solve.reach_tolerance()
                 start, number = solve.x, place * self.grid.each + step
                 bounds[number] = ratio(solve.error, norm_lower(start))
@@ -112,8 +112,9 @@ class EntropyRun(Run):
         places = shared.nonzero().flatten()
         rows = one.rows[: one.kept(setting.modes)]
         zeros = rows.new_zeros((rows.shape[0], places.shape[0]))
-        exact = 2 * Fraction(setting.weight) / (one.outputs * rows.shape[0])
-        weight = float(exact), float(exact - Fraction(float(exact)))
+        weight = (setting.strength, 0.0)
+        if setting.strength == 0:
+            weight = row_weight(setting.weight, one.outputs * rows.shape[0])
         known = InexactRows(Doubled(rows, torch.zeros_like(rows)), Doubled(zeros, zeros), weight, 0.0, zeros.sum(0))
         return Quadratic(known, places)
 

@@ -12,10 +12,26 @@ from ntkla.linalg.errors import ArgumentError
 
 
 class Setting(NamedTuple):
-    """One way to protect the old tasks: weight and modes of the spectral penalty, both 0 without one."""
+    """One way to protect the old tasks; all 0 without one.
+
+    Attributes:
+        weight: of the spectral penalty on each old task; 0 where a strength says it.
+        modes: k, how many of each are asked for.
+        strength: what each mode that is kept counts: the weight is `strength C k / 2` for C outputs and k modes kept.
+    """
 
     weight: float
     modes: int
+    strength: float = 0.0
+
+    @property
+    def protects(self) -> bool:
+        """Whether there is a penalty."""
+        return self.weight > 0 or self.strength > 0
+
+    def weight_on(self, outputs: int, kept: int) -> float:
+        """Of the `SpectralPenalty` on a task with so many outputs of which so many modes are kept."""
+        return self.strength * outputs * kept / 2 if self.strength > 0 else self.weight
 
 
 @dataclass(frozen=True)
@@ -44,9 +60,8 @@ class Grid:
         lr: object,
         momentum: object,
         nesterov: object,
-        outputs: int,
     ) -> Grid:
-        """The grid when every value is in its range, for a head of so many outputs; else ArgumentError, RidgeError."""
+        """The grid when every value is in its range; else ArgumentError, RidgeError."""
         found = [checks.nonnegative("ridges", ridge) for ridge in _several("ridges", ridges)]
         held = [_at_least_zero("weights", weight) for weight in _several("weights", weights)]
         shares = [] if strengths is None else _several("strengths", strengths, empty=True)
@@ -56,9 +71,9 @@ class Grid:
             raise ArgumentError(
                 "modes: a weight above 0 protects modes, and none were asked for. Pass how many, such as modes=(10,)."
             )
-        pairs = [(weight, k) for weight in held for k in counts or [0]]
-        pairs += [(_at_least_zero("strengths", s * outputs * k / 2), k) for s in relative for k in counts or [0]]
-        settings = {Setting(weight, k) if weight > 0 and k > 0 else Setting(0.0, 0) for weight, k in pairs}
+        tried = [Setting(weight, k) for weight in held for k in counts or [0]]
+        tried += [Setting(0.0, k, strength) for strength in relative for k in counts or [0]]
+        settings = {one if one.protects and one.modes > 0 else Setting(0.0, 0) for one in tried}
         trainings = [_training(step, lr, momentum, nesterov) for step in _several("steps", steps)]
         return cls(tuple(sorted(settings)), tuple(sorted(set(found))), tuple(dict.fromkeys(trainings)))
 

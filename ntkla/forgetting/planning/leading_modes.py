@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ntkla.forgetting.planning.grid import Setting
 from ntkla.linalg.arithmetic.accurate import accurate_normal_matrix
 from ntkla.linalg.arithmetic.products import pieced_gamma, pieced_matmul
 from ntkla.linalg.certificates import absolute_norm_upper, orthogonality_defect
@@ -45,10 +46,11 @@ class LeadingModes:
         """How many modes are protected when so many are asked for."""
         return min(modes, self.rows.shape[0])
 
-    def scaled(self, modes: int) -> torch.Tensor:
-        """The rows of Z times the root of their weight for a penalty of weight 1, where a mode is kept."""
-        kept = self.kept(modes)
-        return self.rows[:kept] * math.sqrt(2.0 / (self.outputs * kept))
+    def scaled(self, setting: Setting) -> torch.Tensor:
+        """The rows of Z that are kept, times the root of what they count at a weight, or a strength, of 1."""
+        kept = self.kept(setting.modes)
+        rows = self.rows[:kept]
+        return rows if setting.strength > 0 else rows * math.sqrt(2.0 / (self.outputs * kept))
 
 
 def leading_modes(probes: DesignMatrix, outputs: int, modes: int, normal: BoundedMatrix | None = None) -> LeadingModes:
@@ -88,15 +90,15 @@ def _certified_rank(bounded: BoundedMatrix, values: torch.Tensor, vectors: torch
     return int((values > off * SHORT_CHAIN).sum())
 
 
-def penalty_matrix(tasks: Sequence[LeadingModes], modes: int, accurate: bool) -> BoundedMatrix:
-    """`sum_P 2 / (C_P k_P) Z_P^T Z_P` and the 2-norm bound of its error.
+def penalty_matrix(tasks: Sequence[LeadingModes], setting: Setting, accurate: bool) -> BoundedMatrix:
+    """`sum_P 2 / (C_P k_P) Z_P^T Z_P`, or for a strength `sum_P Z_P^T Z_P`, and the 2-norm bound of its error.
 
     Args:
         tasks: whose penalties are added, one at least.
-        modes: k >= 1, clamped to what each task has.
+        setting: with k >= 1, clamped to what each task has.
         accurate: forms the sum beyond float64.
     """
-    stacked = DesignMatrix(torch.cat([task.scaled(modes) for task in tasks]))
+    stacked = DesignMatrix(torch.cat([task.scaled(setting) for task in tasks]))
     matrix, error = accurate_normal_matrix(stacked) if accurate else normal_matrix(stacked)
     # The root, its argument and the scaled row round once or twice each, on either side of a product.
     scaling = 10 * U64 * float(matrix.diagonal().sum()) + stacked.columns**2 * TINY64

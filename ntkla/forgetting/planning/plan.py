@@ -15,7 +15,6 @@ from ntkla.forgetting.planning.grid import Grid
 from ntkla.forgetting.planning.result import Plan
 from ntkla.forgetting.planning.run import Progress, Run
 from ntkla.forgetting.tasks import Task
-from ntkla.linalg import checks
 
 
 def plan(
@@ -59,9 +58,10 @@ def plan(
         head: as it stands before, with the outputs of all tasks; its bias, when it has one, is trained too.
         ridges: absolute, >= 0, each pulls towards the head as it stands.
         weights: of the penalty, >= 0; 0 is no protection.
-        strengths: of the penalty, beside the weights and in other units: a strength s is the weight `s C k / 2` for the
-            C outputs of the head; at 1 a protected mode counts as in the squared loss of the samples that it was made
-            of.  In their cross-entropy it counts for at most half as much: the softmax has a Hessian of at most 1/2.
+        strengths: of the penalty, beside the weights and in other units: a strength s is the weight `s C k / 2` on each
+            old task, for its C outputs and the k modes that are kept of it; at 1 a protected mode counts as in the
+            squared loss of the samples that it was made of.  In their cross-entropy it counts for at most half as much:
+            the softmax has a Hessian of at most 1/2.
         modes: k, how many modes of each old task are protected, >= 0; clamped to the certified rank of its probes, as
             each point tells.  Needed with a weight above 0; 0 is no protection.
         steps: where training stops: None is the optimum, a number of steps of full-batch gradient descent with `lr`,
@@ -103,7 +103,6 @@ def plan(
         lr=lr,
         momentum=momentum,
         nesterov=nesterov,
-        outputs=checks.instance("head", head, LinearHead).outputs,
     )
     problem = checked_problem(
         old_tasks,

@@ -25,10 +25,13 @@ class PlanPoint(Result):
     Attributes:
         number: its place among the points.
         ridge: absolute, towards the head as it stands.
-        weight, modes: of the spectral penalty on each old task; both 0 without one.
+        weight, modes: of the spectral penalty on each old task; both 0 without one.  Where a strength was asked for and
+            tasks keep different numbers of modes, the largest weight.
+        strength: what each mode that is kept counts; 0 where weights were asked for.
         training: None for the optimum, else the optimiser and how far it runs.
         modes_kept: how many modes of each old task are protected: `modes`, or the certified rank of its probes where
             that is less, or 0 where the new task trains none of its outputs.
+        weights: for a `SpectralPenalty` on each old task, with `modes_kept` of its modes, by name.
         new, new_test: what happens on the new task's training samples, and on its test samples or None.
         old: what happens to each old task, by name.
         relative_bound: proved of the update of the head, `||error||_F / ||update||_F`.
@@ -42,8 +45,10 @@ class PlanPoint(Result):
     ridge: float
     weight: float
     modes: int
+    strength: float
     training: Training | None
     modes_kept: Mapping[str, int]
+    weights: Mapping[str, float]
     new: TaskOutcome
     new_test: TaskOutcome | None
     old: Mapping[str, TaskOutcome]
@@ -54,7 +59,11 @@ class PlanPoint(Result):
     @property
     def protection(self) -> str:
         """How the old tasks are protected, in words."""
-        return f"weight {self.weight:.4g} on {self.modes} modes" if self.weight > 0 else "no protection"
+        kept = {self.modes_kept[name]: weight for name, weight in self.weights.items() if self.modes_kept[name]}
+        if not kept:
+            return "no protection"
+        parts = [f"weight {weight:.4g} on {count} modes" for count, weight in sorted(kept.items())]
+        return parts[0] if len(parts) == 1 else f"{parts[0]} to {parts[-1]}"
 
     @property
     def settings(self) -> str:
@@ -115,7 +124,7 @@ class PlanPoints(Sequence[PlanPoint], Result):
     @property
     def weight(self) -> torch.Tensor:
         """The weight of each point's penalty, float64 [N]."""
-        return self._column([self.grid.point(number)[0].weight for number in range(len(self))])
+        return self._column([max(self._weights(self.grid.point(number)[0]).values()) for number in range(len(self))])
 
     @property
     def modes(self) -> torch.Tensor:
@@ -130,16 +139,23 @@ class PlanPoints(Sequence[PlanPoint], Result):
     def _column(self, values: Sequence[float]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float64, device=self.relative_bound.device)
 
+    def _weights(self, setting: Setting) -> dict[str, float]:
+        """Of the penalty on each old task."""
+        kept = self.kept[setting]
+        return {name: setting.weight_on(self.old[name].outputs, k) if k else 0.0 for name, k in kept.items()}
+
     def _point(self, number: int) -> PlanPoint:
         setting, ridge, training = self.grid.point(number)
-        limit = float(self.largest_stable_lr[number])
+        limit, weights = float(self.largest_stable_lr[number]), self._weights(setting)
         return PlanPoint(
             number=number,
             ridge=ridge,
-            weight=setting.weight,
+            weight=max(weights.values()),
             modes=setting.modes,
+            strength=setting.strength,
             training=training,
             modes_kept=self.kept[setting],
+            weights=weights,
             new=self.new.at(number),
             new_test=None if self.new_test is None else self.new_test.at(number),
             old={name: columns.at(number) for name, columns in self.old.items()},

@@ -152,7 +152,7 @@ class Run:
         felt = {name for group in found for name in group.members}
         return {
             setting: {
-                name: protection[name].kept(setting.modes) if name in felt and setting.weight > 0 else 0
+                name: protection[name].kept(setting.modes) if name in felt and setting.protects else 0
                 for name in self.problem.olds
             }
             for setting in self.grid.settings

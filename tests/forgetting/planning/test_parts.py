@@ -13,6 +13,7 @@ from ntkla.forgetting.descent.filters import filter_values
 from ntkla.forgetting.descent.training import GradientDescent
 from ntkla.forgetting.planning.decomposed import decomposed
 from ntkla.forgetting.planning.filter_bank import filters, plain_filter
+from ntkla.forgetting.planning.grid import Setting
 from ntkla.forgetting.planning.leading_modes import leading_modes, penalty_matrix
 from ntkla.forgetting.planning.updates import Gradient, updates
 from ntkla.linalg.arithmetic.accurate import accurate_normal_matrix
@@ -50,7 +51,7 @@ def test_matrices_are_within_their_errors(spec: FeatureSpec) -> None:
     held = leading_modes(design, 3, 4)
     if held.kept(4) == 0:
         return
-    plain, sharp = (penalty_matrix([held, held], 4, accurate) for accurate in (False, True))
+    plain, sharp = (penalty_matrix([held, held], Setting(1.0, 4), accurate) for accurate in (False, True))
     assert float(torch.linalg.matrix_norm(plain.matrix - sharp.matrix, 2)) <= plain.error + sharp.error
     both = held.rows.T @ held.rows * (4.0 / (3 * held.kept(4)))
     assert float(torch.linalg.matrix_norm(plain.matrix - both, 2)) <= 2 * plain.error
@@ -86,7 +87,7 @@ def test_rows_are_those_of_a_spectral_penalty() -> None:
         modes = ntkla.eigenmodes(features, 4)
         module = ntkla.SpectralPenalty(modes, reference, 5.0)
         moved = features @ change
-        expected = 5.0 / 2 * float((held.scaled(4) @ change).square().sum())
+        expected = 5.0 / 2 * float((held.scaled(Setting(1.0, 4)) @ change).square().sum())
         sizes = torch.linalg.svdvals(features).square()
         residual = modes.tolerance * float(sizes[0]) * 2.0 + gamma(n * 12) * float(sizes[0])
         off = 2.0 * residual / float(sizes[3] - sizes[4] - residual)
