@@ -51,13 +51,14 @@ def test_a_strength_counts_a_direction_as_its_own_loss_does():
     assert halves.to_dict() == weight.to_dict() != by_default.to_dict()
 
 
-def test_the_strength_is_that_of_a_plan():
+@pytest.mark.parametrize("modes", [3, 40])
+def test_the_strength_is_that_of_a_plan(modes):
     """A plan of the second task, protected as the sequence protects the first: the same drift, another for half."""
     first, second = TASKS["a"], TASKS["b"]
-    learns = TaskSequence(zero_head(), ridge=0.1, modes=3, strength=0.7)
+    learns = TaskSequence(zero_head(), ridge=0.1, modes=modes, strength=0.7)
     learns.learn(first, "a", keep=True)
     told = learns.forecast({"b": second})
-    points = plan({"a": first}, second, learns.head, ridges=[0.1], strengths=[0.35, 0.7], modes=[3]).points
+    points = plan({"a": first}, second, learns.head, ridges=[0.1], strengths=[0.35, 0.7], modes=[modes]).points
     apart = [abs(point.old["a"].drift_rms - told.drift[-1][0]) for point in points if point.modes]
     allowed = max(point.old["a"].drift_error for point in points) + told.drift_error[-1][0]
     assert apart[1] <= allowed < apart[0]
