@@ -12,13 +12,16 @@ from ntkla.forgetting.forecast import forecast
 from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.penalties.protection import ProtectedModes, Protection
 from ntkla.forgetting.penalties.spectral_penalty import SpectralPenalty
+from ntkla.forgetting.planning.columns import Scores, TaskOutcome
+from ntkla.forgetting.planning.joint import JointOptimum, Standing
 from ntkla.forgetting.planning.plan import plan
-from ntkla.forgetting.planning.points import PlanPoint
+from ntkla.forgetting.planning.points import PlanPoint, PlanPoints
 from ntkla.forgetting.planning.result import Plan, Recommendation
 from ntkla.forgetting.predict import predict_forgetting
 from ntkla.forgetting.reports.classes import ClassForgetting
 from ntkla.forgetting.reports.post_mortem import post_mortem
 from ntkla.forgetting.reports.post_mortem_result import PostMortem
+from ntkla.forgetting.reports.predictions import Flips, Predictions
 from ntkla.forgetting.reports.report import ForgettingReport, ForgettingReports
 from ntkla.forgetting.reports.samples import SampleDrift
 from ntkla.forgetting.sequences.curriculum import CurriculumForecast, OrderForecasts
@@ -32,7 +35,7 @@ from ntkla.forgetting.spectrum.decompose import decompose
 from ntkla.forgetting.spectrum.decompose_update import decompose_update
 from ntkla.forgetting.spectrum.decomposition import Decomposition
 from ntkla.forgetting.spectrum.drift_split import drift_split
-from ntkla.forgetting.spectrum.drift_split_result import DriftSplit, DriftSplits
+from ntkla.forgetting.spectrum.drift_split_result import DriftSplit, DriftSplits, Enclosure
 from ntkla.forgetting.spectrum.overlap import TaskOverlap, task_overlap
 from ntkla.forgetting.spectrum.ranks import Rank, effective_rank, vulnerable_rank
 from ntkla.forgetting.tasks import Task
@@ -88,7 +91,9 @@ __all__ = [
     "DtypeError",
     "Eigenmodes",
     "EmpiricalNTK",
+    "Enclosure",
     "FeatureModes",
+    "Flips",
     "Forgetting",
     "ForgettingReport",
     "ForgettingReports",
@@ -96,6 +101,7 @@ __all__ = [
     "GradientDescent",
     "GradientFlow",
     "GramOperator",
+    "JointOptimum",
     "KroneckerGram",
     "LabelError",
     "LayerNTK",
@@ -109,7 +115,9 @@ __all__ = [
     "OrderForecasts",
     "Plan",
     "PlanPoint",
+    "PlanPoints",
     "PostMortem",
+    "Predictions",
     "ProtectedModes",
     "Protection",
     "Rank",
@@ -119,14 +127,17 @@ __all__ = [
     "SampleDrift",
     "SavedStateError",
     "ScaleError",
+    "Scores",
     "SequenceHead",
     "ShapeError",
     "SoftmaxGram",
     "SoftmaxRegression",
     "SpectralPenalty",
+    "Standing",
     "Status",
     "Task",
     "TaskMoments",
+    "TaskOutcome",
     "TaskOverlap",
     "TaskSequence",
     "TrainingDivergesError",

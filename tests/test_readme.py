@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import ntkla
 from ntkla.app.command_line.commands import app
+from ntkla.linalg import errors, status
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -19,10 +20,12 @@ def test_the_library_example_runs_as_written():
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf8"), re.DOTALL)
     sessions = [block for block in blocks if ">>>" in block]
     assert sessions, "the README has no Python session"
-    for block in sessions:
-        test = doctest.DocTestParser().get_doctest(block, {}, "README", str(README), 0)
+    known: dict[str, object] = {}
+    for block in sessions:  # read in order: a later one may use what an earlier one made
+        test = doctest.DocTestParser().get_doctest(block, known, "README", str(README), 0)
         assert test.examples
-        assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
+        assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, clear_globs=False).failed == 0
+        known = test.globs
 
 
 def test_the_files_and_the_command_work_as_written(tmp_path, monkeypatch):
@@ -38,10 +41,35 @@ def test_the_files_and_the_command_work_as_written(tmp_path, monkeypatch):
     exec(saving, {**given, "layer": layer})
     command = asking.split()
     assert command[0] == "ntkla"
+    others = [line for line in re.findall(r"`(ntkla (?:plan|forecast) [^`]*\.npy[^`]*)`", text)]
+    assert others
+    for line in [*others, f"{asking} --cross-entropy", f"{asking} --protect 3", "ntkla modes old_x.npy -k 4"]:
+        result = CliRunner().invoke(app, line.split()[1:])
+        assert result.exit_code == 0, result.output
     for head in ("weight.npy,bias.npy", "fit"):
         result = CliRunner().invoke(app, [head if part == "weight.npy,bias.npy" else part for part in command[1:]])
         assert result.exit_code == 0, result.output
         assert "Training on new_x would" in result.stdout
+
+
+def test_the_errors_and_statuses_are_all_in_the_table():
+    rows = "\n".join(line for line in README.read_text(encoding="utf8").splitlines() if line.startswith("| "))
+    known = [
+        value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, errors.NtklaError)
+    ]
+    for error in known:
+        assert error is errors.NtklaError or f"`{error.__name__}`" in rows, error
+    codes = [value for name, value in vars(status).items() if name.isupper() and isinstance(value, str)]
+    assert len(codes) > 5
+    for code in codes:
+        assert code == status.CERTIFIED or f"`{code}`" in rows, code
+
+
+def test_the_folders_named_are_the_folders_there():
+    text = README.read_text(encoding="utf8").split("## Working on it")[1]
+    for floor in ("linalg", "forgetting"):
+        for folder in (README.parent / "ntkla" / floor).iterdir():
+            assert not (folder / "__init__.py").exists() or f"`{folder.name}`" in text, folder
 
 
 def test_exactly_two_set_up_commands_each_in_a_block_of_its_own():
