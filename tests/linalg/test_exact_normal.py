@@ -176,7 +176,8 @@ open("/proc/self/clear_refs", "w").write("5")
 sums = exact_normal(design, (targets,), weights)
 print((status("VmHWM") - before) / memory_estimate(design, 10, weighted))
 """
-ROOM = 1.2
+# The estimate is for as many slices as entries of the type usually take, and these normal ones sometimes take one less.
+ROOM, SPARE = 1.2, 3.0
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no /proc that forgets a process's peak")
@@ -190,4 +191,4 @@ def test_the_peak_is_what_was_estimated(dtype, weights):
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
         assert done.returncode == 0, done.stderr
         ratios.append(float(done.stdout))
-    assert 1 / 2 < min(ratios) <= ROOM, ratios
+    assert 1 / SPARE < min(ratios) <= ROOM, ratios
