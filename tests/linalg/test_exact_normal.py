@@ -157,7 +157,8 @@ def test_a_gpu_finds_the_same_bits(dtype, weighted):
     assert torch.equal(there.right.limbs.cpu(), here.right.limbs)
 
 
-# The sums in a process of their own: what they hold at their peak, less what was held before, over the estimate.
+# The sums in a process of their own: what they hold at their peak, less what was held before, over the estimate.  So
+# many rows that sums move into fixed point while a block is held in slices, as the estimate counts.
 MEASURED = """
 import sys, torch
 from ntkla.linalg.design import DesignMatrix
@@ -169,15 +170,14 @@ def status(field):
 
 dtype, weighted = getattr(torch, sys.argv[1]), sys.argv[2] == "weighted"
 exact_normal(DesignMatrix(normal(50, 40, 1).to(dtype)), (normal(50, 3, 2),))
-features, targets = normal(1500, 1000, 1).to(dtype), torch.ones((1500, 10), dtype=torch.float64)
-weights = normal(1500, 1, 3)[:, 0].abs() + 1.0 if weighted else None
+features, targets = normal(3000, 1000, 1).to(dtype), torch.ones((3000, 10), dtype=torch.float64)
+weights = normal(3000, 1, 3)[:, 0].abs() + 1.0 if weighted else None
 design, before = DesignMatrix(features), status("VmRSS")
 open("/proc/self/clear_refs", "w").write("5")
 sums = exact_normal(design, (targets,), weights)
 print((status("VmHWM") - before) / memory_estimate(design, 10, weighted))
 """
-# The estimate is for as many slices as entries of the type usually take, and these normal ones sometimes take one less.
-ROOM, SPARE = 1.2, 3.0
+ROOM = 1.2
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no /proc that forgets a process's peak")
@@ -191,4 +191,4 @@ def test_the_peak_is_what_was_estimated(dtype, weights):
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
         assert done.returncode == 0, done.stderr
         ratios.append(float(done.stdout))
-    assert 1 / SPARE < min(ratios) <= ROOM, ratios
+    assert 1 / 2 < min(ratios) <= ROOM, ratios
