@@ -161,7 +161,9 @@ def named_tasks(argument: str, old: object) -> dict[str, Task]:
         named = {f"old {number}": task for number, task in enumerate(old, start=1)}
     else:
         named = {}
-    wrong = [type(x).__name__ for x in (*named.values(), *named) if not isinstance(x, (Task, str))]
+    if not all(isinstance(name, str) for name in named):
+        raise ArgumentError(f"{argument}: expected the names of tasks as strings, got {list(named)}.")
+    wrong = [type(x).__name__ for x in named.values() if not isinstance(x, Task)]
     if not named or wrong:
         came = ", ".join(wrong) if wrong else type(old).__name__
         raise ArgumentError(f"{argument}: expected an ntkla.Task, or a mapping or sequence of one or more, got {came}.")

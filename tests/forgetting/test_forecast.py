@@ -336,3 +336,18 @@ def test_a_strict_forecast_raises_where_the_bound_misses_the_tolerance(training)
     assert forecast(OLD, NEW, HEAD, ridge=1.0, training=training, strict=True).status.certified
     with pytest.raises(NotCertifiedError, match="above_tolerance"):
         forecast(OLD, NEW, HEAD, ridge=1.0, training=training, tol=1e-300, strict=True)
+
+
+def test_labels_and_names_that_are_none_are_named():
+    predictions = ntkla.Predictions(torch.eye(3, dtype=torch.float64), torch.zeros((3, 3), dtype=torch.float64))
+    assert float(predictions.accuracy(torch.arange(3))) == 1.0
+    for labels, error in (
+        ("x", ntkla.DtypeError),
+        (torch.arange(2), ntkla.ShapeError),
+        (torch.arange(1, 4), ntkla.LabelError),
+    ):
+        with pytest.raises(error, match="labels"):
+            predictions.accuracy(labels)
+    task = ntkla.Task(torch.ones((2, 1)), torch.ones((2, 1)))
+    with pytest.raises(ntkla.ArgumentError, match="names of tasks as strings"):
+        ntkla.forecast({1: task}, task, ntkla.LinearHead(torch.ones((1, 1))), ridge=1.0)

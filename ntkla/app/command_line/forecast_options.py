@@ -60,7 +60,11 @@ class ForecastOptions(TaskOptions):
 
     def _check_protection(self) -> None:
         if self.protect_weight is not None:
-            checks.nonnegative("--protect-weight", self.protect_weight)
+            if not 0 <= self.protect_weight <= checks.LARGEST_ENTRY:
+                raise ArgumentError(
+                    f"--protect-weight: expected a number from 0 to {checks.LARGEST_ENTRY:.3g}, got "
+                    f"{self.protect_weight!r}."
+                )
             if self.protect is None:
                 raise ArgumentError("--protect-weight is the weight of what --protect K protects. Add --protect 20.")
         if self.protect is not None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ntkla.forgetting.tasks import checked_labels
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.precision import U64, rounded_up
 from ntkla.linalg.results import Result
@@ -66,7 +67,12 @@ class Predictions(Result):
         return self.value + radius >= least
 
     def hits(self, labels: torch.Tensor) -> Judged:
-        """Of which samples the predicted class is the label, int64 [n], the number of its column here."""
+        """Of which samples the predicted class is the label, int64 [n], the number of its column here.
+
+        Raises:
+            DtypeError, ShapeError, LabelError
+        """
+        labels = checked_labels(labels, *self.value.shape)
         possible = self.possible_classes()
         may_hit = possible.gather(1, labels[:, None])[:, 0]
         return Judged(may_hit & (possible.sum(dim=1) == 1), may_hit)

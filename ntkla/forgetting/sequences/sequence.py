@@ -53,7 +53,8 @@ class TaskSequence:
     Raises RidgeError and ArgumentError, for strength and weight together too.
 
     Heads carry a bound of their distance to those of exact arithmetic from the first task on (derived in `step.py`).
-    Deterministic: the sums to the last bit on any machine, the heads for fixed versions and thread count.
+    Deterministic: the sums to the last bit, however samples are cut and ordered; the heads for fixed versions and
+    threads.
     """
 
     def __init__(
