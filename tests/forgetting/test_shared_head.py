@@ -190,7 +190,7 @@ def test_task_refuses(arguments, error, message):
     [
         ({}, task(4, None), {}, "one or more"),
         ([3], task(4, None), {}, "int"),
-        ({1: task(3, None)}, task(4, None), {}, "int"),
+        ({1: task(3, None)}, task(4, None), {}, "names of tasks as strings"),
         (task(3, None), Task(X), {}, "targets to train on"),
         (task(3, [7], head=9), task(4, None), {}, "old.outputs: the head has the outputs 0 to 4"),
         (task(3, None), task(4, [5], head=6), {}, "new.outputs"),
