@@ -1,4 +1,4 @@
-"""An independent judge: the ridge drift of a few outputs to about thirty digits, in double-double arithmetic.
+"""An independent judge: ridge solutions and drifts of a few outputs to about thirty digits, in double-double.
 
 The ridge system is solved by refinement: an ordinary float64 Cholesky factor corrects, the double-double residual
 decides.  Nothing of ntkla, so that a mistake there cannot be repeated here.
@@ -10,12 +10,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.linalg import cho_factor, cho_solve
 
 from perf.pairs import Pair, add, exactly, product, transposed_product, two_product
 
 _MOST_STEPS = 40
 _ENOUGH = 2.0**-70  # far below any error that float64 answers can have, far above double-double's own rounding
+
+
+class Solution(NamedTuple):
+    """One column of the minimiser, [F], and the 2-norm that its own error may have."""
+
+    value: Pair
+    error: float
 
 
 class Drift(NamedTuple):
@@ -32,6 +38,23 @@ class Reference(NamedTuple):
     error: np.ndarray
 
 
+def solutions(samples: torch.Tensor, targets: torch.Tensor, ridge: float) -> list[Solution]:
+    """`(samples^T samples + ridge I)^-1 samples^T targets`, column by column, in double-double.
+
+    Args:
+        samples: [n, F]; targets: [n, k]; any floating dtype, taken as exact, on one device, where the work is done.
+        ridge: positive.
+
+    Raises:
+        ArithmeticError: the float64 factor is too weak to correct with.
+    """
+    wide = samples.double()
+    system = wide.T @ wide
+    system.diagonal().add_(ridge)
+    factor = torch.linalg.cholesky(system)
+    return [_solve(wide, y, ridge, factor) for y in targets.double().T]
+
+
 def drift(old: np.ndarray, new: np.ndarray, residual: np.ndarray, ridge: float) -> Reference:
     """`-old (new^T new + ridge I)^-1 new^T residual` for every column of the residual, in double-double.
 
@@ -42,12 +65,7 @@ def drift(old: np.ndarray, new: np.ndarray, residual: np.ndarray, ridge: float) 
     Raises:
         ArithmeticError: the float64 factor is too weak to correct with.
     """
-    wide = new.astype(np.float64)
-    system = wide.T @ wide
-    system.flat[:: system.shape[0] + 1] += ridge
-    factor = cho_factor(system, lower=True, check_finite=False)
-    samples = torch.from_numpy(wide)
-    columns = [_solve(samples, torch.from_numpy(r), ridge, factor) for r in residual.T.astype(np.float64)]
+    columns = solutions(torch.from_numpy(new), -torch.from_numpy(residual.astype(np.float64)), ridge)
     wide_old = old.astype(np.float64)
     drifts = [product(torch.from_numpy(wide_old), update) for update, _ in columns]
     norms = np.linalg.norm(wide_old, axis=1)
@@ -57,24 +75,22 @@ def drift(old: np.ndarray, new: np.ndarray, residual: np.ndarray, ridge: float) 
     )
 
 
-def _solve(
-    new: torch.Tensor, residual: torch.Tensor, ridge: float, factor: tuple[np.ndarray, bool]
-) -> tuple[Pair, float]:
-    """One column of the update, and its error: the update is off by at most (norm of its residual) / ridge."""
-    update = exactly(torch.zeros(new.shape[1], dtype=torch.float64))
+def _solve(samples: torch.Tensor, target: torch.Tensor, ridge: float, factor: torch.Tensor) -> Solution:
+    """The solution is off by at most (norm of its residual in the normal equations) / ridge."""
+    x = exactly(torch.zeros_like(samples[0]))
     for _ in range(_MOST_STEPS):
-        gradient = _gradient(new, residual, ridge, update)
+        gradient = _gradient(samples, target, ridge, x)
         error = float(torch.linalg.vector_norm(gradient.high)) / ridge
-        if error <= _ENOUGH * float(torch.linalg.vector_norm(update.high)):
-            return update, error
-        update = add(update, exactly(-torch.from_numpy(cho_solve(factor, gradient.high.numpy()))))
+        if error <= _ENOUGH * float(torch.linalg.vector_norm(x.high)):
+            return Solution(x, error)
+        x = add(x, exactly(-torch.cholesky_solve(gradient.high[:, None], factor)[:, 0]))
     raise ArithmeticError(
         f"the reference reached only {error:.2g}: its float64 factor is too weak for ridge {ridge:.3g}"
     )
 
 
-def _gradient(new: torch.Tensor, residual: torch.Tensor, ridge: float, update: Pair) -> Pair:
-    """new^T (new update + residual) + ridge update."""
-    outputs = add(product(new, update), exactly(residual))
-    pulled = two_product(update.high, torch.tensor(ridge, dtype=torch.float64))
-    return add(transposed_product(new, outputs), Pair(pulled.high, pulled.low + ridge * update.low))
+def _gradient(samples: torch.Tensor, target: torch.Tensor, ridge: float, x: Pair) -> Pair:
+    """samples^T (samples x - target) + ridge x."""
+    outputs = add(product(samples, x), exactly(-target))
+    pulled = two_product(x.high, x.high.new_tensor(ridge))
+    return add(transposed_product(samples, outputs), Pair(pulled.high, pulled.low + ridge * x.low))

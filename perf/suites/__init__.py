@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-NAMES = ("gram", "normal_matmul", "layer_ntk", "modes", "forecast", "plan", "penalty", "softmax_regression")
+NAMES = ("gram", "normal_matmul", "layer_ntk", "modes", "forecast", "ridge", "plan", "penalty", "softmax_regression")
 SIZES = ("small", "full")
 
 
