@@ -10,13 +10,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
 from ntkla.app.failures import need
+from ntkla.forgetting.sequences.replaced import replaced
 
 Arrays = dict[str, torch.Tensor]
 
@@ -83,16 +83,8 @@ def _read(path: Path) -> Arrays | None:
 
 def _write(path: Path, arrays: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=path.stem, suffix=".partial", dir=path.parent)
-    os.close(handle)
-    try:
-        save(arrays, Path(temporary), {"sha256": _checksum(arrays)})
-        with open(temporary, "rb") as file:
-            # Without it the name may reach the disk before the content does.
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with replaced(path) as temporary:
+        save(arrays, temporary, {"sha256": _checksum(arrays)})
 
 
 def save(arrays: Arrays, path: Path, metadata: dict[str, str]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from ntkla.app.failures import OutputError
+from ntkla.forgetting.sequences.replaced import replaced
 
 
 def make_folder(folder: Path, option: str = "--output") -> None:
@@ -28,20 +28,9 @@ def written(path: Path, write: Callable[[Path], object]) -> Path:
     Raises:
         OutputError: when the file cannot be written.
     """
-    temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        write(temporary)
-        # mkstemp makes files that only their owner reads: give them the permissions of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
+        with replaced(path) as temporary:
+            write(temporary)
     except OSError as cause:
         raise OutputError(f"{path} cannot be written ({cause.strerror}). Choose another place.") from cause
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
     return path

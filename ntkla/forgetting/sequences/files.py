@@ -6,8 +6,6 @@ package comes late, inside these functions, as `tests/import_rules.py` allows fo
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -16,6 +14,7 @@ from types import ModuleType
 
 import torch
 
+from ntkla.forgetting.sequences.replaced import replaced
 from ntkla.linalg.errors import ArgumentError, MissingPackageError, SavedStateError
 
 
@@ -27,24 +26,11 @@ def write_tensors(path: str | PathLike[str], tensors: Mapping[str, torch.Tensor]
     """
     package, target = _safetensors(), _path(path)
     content = package.torch.save({name: x.detach().cpu() for name, x in tensors.items()})
-    temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner reads: give them the permissions of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(target)
+        with replaced(target) as temporary:
+            temporary.write_bytes(content)
     except (OSError, ValueError) as cause:  # ValueError for a null byte in the path
         raise SavedStateError(f"{target}: cannot be written ({_reason(cause)}). Choose another folder.") from cause
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def read_tensors(path: str | PathLike[str]) -> dict[str, torch.Tensor]:
