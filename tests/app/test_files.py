@@ -101,6 +101,13 @@ def test_names_that_are_not_expected():
     refused(DataError, "'features'", "none.safetensors")
 
 
+def test_a_head_and_a_task_in_each_other_s_place():
+    save("head.safetensors", weight=HEAD, bias=BIAS)
+    assert refused(DataError, "'features'", "head.safetensors").endswith("OLD NEW HEAD.")
+    save("task.safetensors", features=X, labels=Y)
+    assert refused(DataError, "one layer", "task.safetensors", read_head).endswith("OLD NEW HEAD.")
+
+
 def test_names_with_commas_and_tildes(monkeypatch, user_files):
     os.rename("x.npy", "a,b.npy")
     assert read_task("a,b.npy").name == "a,b"

@@ -42,6 +42,10 @@ ROLES = {  # name: dimensions, floats or integers, in words
     "outputs": (1, False, "integers, the numbers of the head's outputs that the task uses"),
 }
 _SAVE_HEAD = "safetensors.torch.save_file(layer.state_dict(), 'head.safetensors')"
+_SAVE_TASK = "Write it with safetensors.torch.save_file({'features': x, 'labels': y}, 'task.safetensors')."
+# Somebody has the order wrong.
+_A_HEAD = "This is a layer: the head comes last, after the tasks: OLD NEW HEAD."
+_A_TASK = "These are arrays of a task: the head comes last, after the tasks: OLD NEW HEAD."
 _FROM_TORCH = (
     "a pickle, which is never loaded because it can run any code. Where the model is, write its head with "
     f"{_SAVE_HEAD}, or features with numpy.save('features.npy', x.numpy())"
@@ -148,7 +152,7 @@ def _require_roles(path: Path, names: list[str]) -> None:
     if "features" not in names or not ROLES.keys() >= set(names):
         raise DataError(
             f"{path}: expected the array 'features' and perhaps {_listed(list(ROLES)[1:])}, got {_listed(names)}. "
-            "Write it with safetensors.torch.save_file({'features': x, 'labels': y}, 'task.safetensors')."
+            + (_A_HEAD if _is_layer(names) else _SAVE_TASK)
         )
 
 
@@ -214,12 +218,16 @@ def _kind(array: torch.Tensor) -> str:
 
 def _require_layer(path: Path, names: list[str]) -> None:
     """Raises DataError unless the names are `weight` and perhaps `bias`, with or without one prefix before both."""
-    prefixes = [name.removesuffix("weight") for name in names if name.rpartition(".")[2] == "weight"]
-    if len(prefixes) != 1 or not {f"{prefixes[0]}weight", f"{prefixes[0]}bias"} >= set(names):
+    if not _is_layer(names):
         raise DataError(
             f"{path}: expected the 'weight' and perhaps the 'bias' of one layer, got {_listed(names)}. "
-            f"Where the model is, write its head alone: {_SAVE_HEAD}."
+            + (_A_TASK if "features" in names else f"Where the model is, write its head alone: {_SAVE_HEAD}.")
         )
+
+
+def _is_layer(names: list[str]) -> bool:
+    prefixes = [name.removesuffix("weight") for name in names if name.rpartition(".")[2] == "weight"]
+    return len(prefixes) == 1 and {f"{prefixes[0]}weight", f"{prefixes[0]}bias"} >= set(names)
 
 
 def _listed(names: list[str]) -> str:
