@@ -39,6 +39,7 @@ from ntkla.forgetting.spectrum.drift_split_result import DriftSplit, DriftSplits
 from ntkla.forgetting.spectrum.overlap import TaskOverlap, task_overlap
 from ntkla.forgetting.spectrum.ranks import Rank, effective_rank, vulnerable_rank
 from ntkla.forgetting.tasks import Task
+from ntkla.linalg.backends.checked import checked_products
 from ntkla.linalg.backends.dispatch import backend, last_dispatch
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.eigen.feature_modes import FeatureModes, feature_modes
@@ -49,6 +50,7 @@ from ntkla.linalg.errors import (
     BackendError,
     DeviceError,
     DtypeError,
+    KernelFaultError,
     LabelError,
     MemoryEstimateError,
     MissingPackageError,
@@ -102,6 +104,7 @@ __all__ = [
     "GradientFlow",
     "GramOperator",
     "JointOptimum",
+    "KernelFaultError",
     "KroneckerGram",
     "LabelError",
     "LayerNTK",
@@ -144,6 +147,7 @@ __all__ = [
     "UndecidedError",
     "UnsupportedTrainingError",
     "backend",
+    "checked_products",
     "cross_entropy_targets",
     "decompose",
     "decompose_update",

@@ -64,6 +64,19 @@ class BackendError(NtklaError, RuntimeError):
     """The backend that was forced cannot run this operation here, or float64 products break their rounding bound."""
 
 
+class KernelFaultError(NtklaError, RuntimeError):
+    """A kernel's result is not the product of its factors (found inside `checked_products`).
+
+    Attributes:
+        ran: which kernel, as `last_dispatch` names it.
+        rows: the rows that are wrong, ascending.
+    """
+
+    def __init__(self, message: str, ran: str, rows: tuple[int, ...]) -> None:
+        super().__init__(message)
+        self.ran, self.rows = ran, rows
+
+
 class MissingPackageError(NtklaError, ImportError):
     """An optional package that this function needs is not installed."""
 

@@ -21,6 +21,7 @@ from ntkla.linalg.backends.primitive import (
     same_kind,
     working_dtype,
 )
+from ntkla.linalg.backends.references import gram_by_cublas, gram_reference, normal_reference
 from ntkla.linalg.errors import ShapeError
 
 
@@ -123,8 +124,17 @@ def _gram(x: torch.Tensor, y: torch.Tensor | None, bias: bool, precision: str) -
         return (out.add_(1.0) if bias else out).to(wide)
 
     (n, features), m = x.shape, x.shape[0] if y is None else y.shape[0]
-    call = Call("gram", x, features, mode, work=float(n) * m * features)
-    return run(call, kernel=lambda: kernels.gram(x, y, bias, mode), body=body, working=working)
+    call = Call("gram", x, features, mode, work=float(n) * m * features, symmetric=y is None)
+    reference = gram_reference(x, y, bias, precision)
+    library = None if y is not None else gram_by_cublas(x, bias, working, wide)
+    return run(
+        call,
+        kernel=lambda: kernels.gram(x, y, bias, mode),
+        body=body,
+        working=working,
+        library=library,
+        reference=reference,
+    )
 
 
 def _symmetric(x: torch.Tensor) -> torch.Tensor:
@@ -181,7 +191,13 @@ def _normal_matmul(
 
     (n, features), columns = x.shape, w.shape[1]
     call = Call("normal_matmul", x, features, mode, work=2.0 * n * features * columns)
-    return run(call, kernel=lambda: kernels.normal_matmul(x, w, weights, bias, mode), body=body, working=working)
+    return run(
+        call,
+        kernel=lambda: kernels.normal_matmul(x, w, weights, bias, mode),
+        body=body,
+        working=working,
+        reference=normal_reference(x, w, weights, bias, precision),
+    )
 
 
 def _normal(x: torch.Tensor, w: torch.Tensor, weights: torch.Tensor | None, bias: bool) -> torch.Tensor:

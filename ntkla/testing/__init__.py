@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ntkla.linalg.backends.freivalds import ProductCheck
 from ntkla.linalg.errors import MissingPackageError
 from ntkla.testing.ambient import ambient_state, hostile_states
 from ntkla.testing.ball_eigenspaces import eigenspace_energies, eigenspace_parts
@@ -36,7 +37,7 @@ from ntkla.testing.ball_spectrum import eigenvalues, gram_eigenvalues
 from ntkla.testing.ball_training import gradient_descent, gradient_flow
 from ntkla.testing.balls import BallPrecisionError, Exact, ball_matrix, design_matrix, working_precision
 from ntkla.testing.exact import dyadic, dyadic_number
-from ntkla.testing.freivalds import ProductCheck, check_product
+from ntkla.testing.freivalds import check_product
 from ntkla.testing.planted import hadamard_basis, planted_components, planted_energies, planted_features
 from ntkla.testing.references import (
     dense_drift_dual,

@@ -48,10 +48,9 @@ def test_the_limit_of_a_container(limit, wanted, monkeypatch):
 
 def test_the_table_of_kernels_shows_every_row_and_what_hinders_them(monkeypatch):
     lines = info.describe_kernels().splitlines()
-    assert len([line for line in lines if line.startswith(("gram ", "normal_matmul ", "layer_ntk "))]) == sum(
-        row.primitive != choices.ANY for row in choices.CHOICES
-    )
-    assert any(line.split()[:5] == ["gram", "cuda", "float32", "ieee", "never"] for line in lines)
+    named = [row.primitive for row in choices.CHOICES]
+    assert [line.split()[0] for line in lines if line.split()[0] in named] == named
+    assert any(line.split()[:6] == ["gram", "cuda", "float32", "ieee", "triton", "never"] for line in lines)
     assert any(line.startswith("normal_matmul ") and "never, F <= " in line for line in lines)
     monkeypatch.setattr(info.kernels, "why_not", lambda *_: "no Triton")
     assert "Triton on cpu: no Triton" in info.describe_kernels()
@@ -61,5 +60,5 @@ def test_a_row_that_was_measured_shows_in_both(monkeypatch):
     measured = replace(choices.CHOICES[1], device="NVIDIA H100", least_work=2e9, why="a record")
     monkeypatch.setattr(choices, "CHOICES", (measured,))
     table = info.describe_kernels()
-    assert "NVIDIA H100  float64  float64     2e+09 products  a record" in table
-    assert "torch or Triton, by device, type and size" in described()
+    assert "NVIDIA H100  float64  float64     triton  2e+09 products  a record" in table
+    assert "torch, Triton or cuBLAS, by device, type and size" in described()

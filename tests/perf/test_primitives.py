@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 from dataclasses import replace
 from fractions import Fraction
@@ -11,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ntkla.linalg.backends import cublas as backend
 from ntkla.linalg.backends import kernels
 from perf import __main__ as command
 from perf import crossover, harness, pairs, precisions, results
@@ -26,6 +26,7 @@ from perf.suites import (
     normal_matmul,
     primitives,
 )
+from tests.linalg.fake_cublas import stand_in
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SUITES = (gram, normal_matmul, layer_ntk)
@@ -170,43 +171,15 @@ def test_double_is_cublas_dsyrk_and_halves_are_widened():
     assert "cublasSsyrk" not in names["float32", False]
 
 
-def test_a_missing_cublas_is_skipped_with_the_reason(monkeypatch):
-    cublas._library.cache_clear()
-    monkeypatch.setattr(cublas, "candidates", lambda: ["/nowhere/libcublas.so.13"])
+def test_cublas_as_a_contender_writes_one_triangle(monkeypatch):
+    """tests/linalg/test_cublas.py looks at the call itself."""
+    monkeypatch.setattr(backend, "_library", lambda: None)
     with pytest.raises(Skip, match="libcublas"):
         cublas.syrk(torch.ones(2, 3))
-    cublas._library.cache_clear()
-
-
-def test_cublas_gets_the_arguments_of_its_signature(monkeypatch):
-    """A stand-in library that computes what cuBLAS would, from the pointers and lengths that it is given."""
-    signature = ctypes.CFUNCTYPE(
-        ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64,
-        ctypes.POINTER(ctypes.c_double), ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(ctypes.c_double),
-        ctypes.c_void_p, ctypes.c_int64,
-    )  # fmt: skip
-
-    def dsyrk(handle, fill, operation, n, k, alpha, a, lda, beta, c, ldc):
-        if (handle, fill, operation, alpha[0], beta[0]) != (77, cublas._LOWER, cublas._TRANSPOSED, 1.0, 0.0):
-            return 7
-        x, out = ((ctypes.c_double * (n * ld)).from_address(at) for at, ld in ((a, lda), (c, ldc)))
-        for j in range(n):  # column j of the lower triangle, as Fortran numbers it
-            for i in range(j, n):
-                out[j * ldc + i] = sum(x[i * lda + p] * x[j * lda + p] for p in range(k))
-        return 0
-
-    monkeypatch.setattr(cublas, "_library", lambda: SimpleNamespace(cublasDsyrk_v2_64=signature(dsyrk), _name="x"))
-    monkeypatch.setattr(torch.cuda, "current_blas_handle", lambda: 77, raising=False)
-    setting = replace(gram.settings("small", "cpu")[0], rows=11, features=3)
-    problem = gram.make(setting, CPU)
+    stand_in(monkeypatch)
+    problem = gram.make(replace(gram.settings("small", "cpu")[0], rows=11, features=3), CPU)
     answer = cublas.syrk(problem.x)
     assert gram.judge(problem)(contender(None, problem.explained("float64"), ours=False), answer).right
-
-
-def test_an_older_cublas_is_named(monkeypatch):
-    monkeypatch.setattr(cublas, "_library", lambda: SimpleNamespace(_name="libcublas.so.11"))
-    with pytest.raises(Skip, match=r"libcublas\.so\.11 has no cublasSsyrk_v2_64"):
-        cublas.syrk(torch.ones(2, 3))
 
 
 def test_code_that_does_not_compile_is_skipped_with_the_reason(monkeypatch):

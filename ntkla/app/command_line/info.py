@@ -14,7 +14,7 @@ import torch
 import ntkla
 from ntkla.app.files import cache
 from ntkla.linalg.arithmetic.probe import conventional_products
-from ntkla.linalg.backends import choices, kernels
+from ntkla.linalg.backends import choices, cublas, kernels
 from ntkla.linalg.checks import FLOATING
 from ntkla.linalg.errors import MissingPackageError
 from ntkla.linalg.free_memory import available_memory, container_limit
@@ -57,14 +57,16 @@ def _wrapped(start: str, value: str) -> str:
 
 
 def describe_kernels() -> str:
-    """The table by which Triton kernels are taken, and whether they run here; needs neither Triton nor a GPU."""
-    header = ("primitive", "device", "inputs", "arithmetic", "Triton from", "because")
+    """The table by which kernels and cuBLAS are taken, and whether they run here; needs neither Triton nor a GPU."""
+    header = ("primitive", "device", "inputs", "arithmetic", "by", "from", "because")
     rows = [header, *map(_choice, choices.CHOICES)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     here = {name: kernels.why_not("gram", torch.device(name), 1) for name in _device_names()}
     said = [_wrapped(f"Triton on {name}: ", reason or "runs the kernels") for name, reason in here.items()]
-    return "\n".join([f"Chosen by the first row that fits ({_chosen()}):", *lines, *said])
+    there = {name: cublas.why_not(torch.device(name), torch.float64) for name in _device_names()}
+    said += [_wrapped(f"cuBLAS on {name}: ", reason or "can be called") for name, reason in there.items()]
+    return "\n".join([f"Chosen by the first row that fits, of each implementation ({_chosen()}):", *lines, *said])
 
 
 def _choice(row: choices.Choice) -> tuple[str, ...]:
@@ -72,7 +74,8 @@ def _choice(row: choices.Choice) -> tuple[str, ...]:
     start = "never" if row.least_work == choices.NEVER else f"{row.least_work:.0e} products"
     if math.isfinite(row.most_features):
         start += f", F <= {row.most_features}"
-    return (row.primitive, row.device, "any" if len(row.dtypes) == len(FLOATING) else names, row.mode, start, row.why)
+    inputs = "any" if len(row.dtypes) == len(FLOATING) else names
+    return (row.primitive, row.device, inputs, row.mode, row.implementation, start, row.why)
 
 
 Entries = list[tuple[str, str]]
@@ -165,7 +168,7 @@ def _implementation() -> str:
     """What runs where nothing is forced, in a line."""
     if all(row.least_work == choices.NEVER for row in choices.CHOICES):
         return "torch, on every device and for every size"
-    return "torch or Triton, by device, type and size (ntkla info --kernels)"
+    return "torch, Triton or cuBLAS, by device, type and size (ntkla info --kernels)"
 
 
 def _chosen() -> str:

@@ -1,4 +1,4 @@
-"""From which size on a Triton kernel is taken instead of torch: a table, and what it says of a call.
+"""From which size on a Triton kernel or cuBLAS is taken instead of torch: a table, and what it says of a call.
 
 A row holds only after it was measured on the device that it names; until then torch runs.
 """
@@ -28,6 +28,7 @@ class Choice:
         least_work: multiplications from which the kernel runs; `NEVER` for torch always.
         why: what the number rests on.
         most_features: the longest rows that the kernel takes.
+        implementation: what runs then: "triton", or "cublas" for symmetric Gram matrices.
     """
 
     primitive: str
@@ -37,9 +38,10 @@ class Choice:
     least_work: float
     why: str
     most_features: float = math.inf
+    implementation: str = "triton"
 
 
-# The first row that fits a call decides; where none fits, torch runs.
+# Of each implementation the first row that fits a call decides; the first in the table that says yes runs, else torch.
 CHOICES = (
     Choice(ANY, "cpu", _WIDE + _SINGLE + _HALF, ANY, NEVER, "Triton makes no code for processors"),
     Choice("gram", "cuda", _WIDE, "float64", NEVER, _NOT_MEASURED),
@@ -48,6 +50,8 @@ CHOICES = (
     Choice("gram", "cuda", _HALF, "bf16", NEVER, _NOT_MEASURED),
     Choice("gram", "cuda", _HALF, "ieee", NEVER, _NOT_MEASURED),
     Choice("gram", "cuda", _HALF, "float64", NEVER, _NOT_MEASURED),
+    Choice("gram", "cuda", _WIDE + _SINGLE + _HALF, "float64", NEVER, _NOT_MEASURED, implementation="cublas"),
+    Choice("gram", "cuda", _SINGLE, "ieee", NEVER, _NOT_MEASURED, implementation="cublas"),
     Choice("layer_ntk", "cuda", _WIDE, "float64", NEVER, _NOT_MEASURED),
     Choice("layer_ntk", "cuda", _SINGLE, "ieee", NEVER, _NOT_MEASURED),
     Choice("layer_ntk", "cuda", _SINGLE, "float64", NEVER, _NOT_MEASURED),
@@ -60,14 +64,33 @@ CHOICES = (
 )
 
 
+def preferred(
+    primitive: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    mode: str,
+    features: int,
+    work: float,
+    *,
+    without: tuple[str, ...] = (),
+) -> str:
+    """What the table prefers for a call of so many multiplications: "triton", "cublas" or "torch", `without` some."""
+    asked = set(without)
+    for row in CHOICES:
+        if row.primitive not in (primitive, ANY) or row.mode not in (mode, ANY) or row.implementation in asked:
+            continue
+        if dtype in row.dtypes and _is(device, row):
+            if work >= row.least_work and features <= row.most_features:
+                return row.implementation
+            asked.add(row.implementation)
+    return "torch"
+
+
 def takes_kernel(
     primitive: str, device: torch.device, dtype: torch.dtype, mode: str, features: int, work: float
 ) -> bool:
-    """True when the table prefers the Triton kernel for a call of so many multiplications."""
-    for row in CHOICES:
-        if row.primitive in (primitive, ANY) and row.mode in (mode, ANY) and dtype in row.dtypes and _is(device, row):
-            return work >= row.least_work and features <= row.most_features
-    return False
+    """True when the table prefers the Triton kernel to torch for a call of so many multiplications."""
+    return preferred(primitive, device, dtype, mode, features, work, without=("cublas",)) == "triton"
 
 
 def most_features(primitive: str) -> float:

@@ -13,10 +13,12 @@ import torch
 
 from ntkla.linalg import checks
 from ntkla.linalg.backends import kernels
-from ntkla.linalg.backends.choices import takes_kernel
+from ntkla.linalg.backends.checked import require_product, vectors_wanted
+from ntkla.linalg.backends.choices import preferred, takes_kernel
+from ntkla.linalg.backends.freivalds import Reference
 from ntkla.linalg.errors import BackendError
 
-BACKENDS = ("auto", "torch", "triton")
+BACKENDS = ("auto", "torch", "triton", "cublas")
 _forced: ContextVar[str | None] = ContextVar("ntkla_backend", default=None)
 _last: ContextVar[str | None] = ContextVar("ntkla_last_dispatch", default=None)
 # Kernels that the table wanted and that could not run in this process: each is tried, and warned of, once.
@@ -30,7 +32,8 @@ def backend(name: str) -> Iterator[None]:
     Args:
         name: `"auto"` takes what the table of `ntkla info --kernels` says, `"torch"` always torch, `"triton"` the
             Triton kernel: on CUDA devices, and on the CPU in Triton's interpreter (TRITON_INTERPRET=1 set before
-            triton is imported).  The environment variable `NTKLA_BACKEND` sets the default.
+            triton is imported), `"cublas"` cuBLAS's symmetric update: `gram` of one array on CUDA devices, and with it
+            the matrices that solvers factor.  The environment variable `NTKLA_BACKEND` sets the default.
 
     Raises:
         ArgumentError: for another name.
@@ -46,7 +49,8 @@ def backend(name: str) -> Iterator[None]:
 def last_dispatch() -> str | None:
     """What the last primitive in this context really ran, None before the first.
 
-    `"torch:gram:float64"` names the type that torch multiplied in, `"triton:gram:ieee"` the arithmetic of the kernel.
+    `"torch:gram:float64"` names the type that torch multiplied in, `"triton:gram:ieee"` and `"cublas:gram:float64"` the
+    arithmetic of the kernel.
     """
     return _last.get()
 
@@ -66,6 +70,7 @@ class Call:
         features: the length of the rows of `x`.
         mode: the arithmetic: "ieee", "bf16" or "float64".
         work: multiplications that it takes.
+        symmetric: whether it multiplies an array by its own transpose, which cuBLAS does at half the cost.
     """
 
     primitive: str
@@ -73,6 +78,37 @@ class Call:
     features: int
     mode: str
     work: float
+    symmetric: bool = False
+
+
+@dataclass(frozen=True)
+class Library:
+    """What runs a call without Triton and without torch.
+
+    Attributes:
+        name: "cublas".
+        mode: its arithmetic, as `last_dispatch` names it.
+        why_not: a clause that says why it cannot run the call here; None when it can.
+        compute: its result.
+    """
+
+    name: str
+    mode: str
+    why_not: Callable[[], str | None]
+    compute: Callable[[], torch.Tensor]
+
+
+def implementation(call: Call) -> str:
+    """What `run` tries first: "triton", "cublas" or "torch"; what is forced, also where it cannot run."""
+    wanted = wanted_backend()
+    if wanted != "auto":
+        return wanted
+    key = _key(call)
+    if key in _given_up:
+        return "torch"
+    if call.symmetric and preferred(*key, call.features, call.work) == "cublas":
+        return "cublas"
+    return "triton" if takes_kernel(*key, call.features, call.work) else "torch"
 
 
 def kernel_wanted(call: Call) -> bool:
@@ -80,34 +116,48 @@ def kernel_wanted(call: Call) -> bool:
 
     True where Triton is forced, also where it cannot run: `run` then says why.
     """
-    wanted = wanted_backend()
-    if wanted != "auto":
-        return wanted == "triton"
-    key = _key(call)
-    return key not in _given_up and takes_kernel(*key, call.features, call.work)
+    return implementation(call) == "triton"
 
 
 def run(
-    call: Call, *, kernel: Callable[[], torch.Tensor], body: Callable[[], torch.Tensor], working: torch.dtype
+    call: Call,
+    *,
+    kernel: Callable[[], torch.Tensor],
+    body: Callable[[], torch.Tensor],
+    working: torch.dtype,
+    library: Library | None = None,
+    reference: Reference | None = None,
 ) -> torch.Tensor:
-    """What `kernel` (Triton) or `body` (torch, in the type `working`) returns, whichever is wanted and can run here.
+    """What `kernel` (Triton), `library` or `body` (torch, in the type `working`) returns: what is wanted and can run.
+
+    Args:
+        call: what is computed.
+        kernel, body, working, library: who can.
+        reference: what the result times random vectors must be, for `checked_products`.
 
     Raises:
-        BackendError: when Triton is forced and cannot run.  Where the table prefers it, torch runs instead, after one
+        BackendError: when one is forced and cannot run.  Where the table prefers it, torch runs instead, after one
             RuntimeWarning that names the reason.
+        KernelFaultError: a result that is checked is wrong.
     """
-    if kernel_wanted(call):
-        result, reason = _tried(call, kernel)
+    chosen = implementation(call)
+    if chosen != "torch":
+        result, reason = _tried(call, kernel) if chosen == "triton" else _by_library(call, chosen, library)
         if result is not None:
-            _last.set(f"triton:{call.primitive}:{call.mode}")
+            ran = f"{chosen}:{call.primitive}:{call.mode if library is None or chosen == 'triton' else library.mode}"
+            _last.set(ran)
+            vectors = vectors_wanted()
+            if vectors:
+                require_product(ran, result, reference, vectors)
             return result
-        if wanted_backend() == "triton":
+        if wanted_backend() != "auto":
             raise BackendError(
-                f"{call.primitive}: the backend 'triton' was forced, but {reason}. Or use backend('auto')."
+                f"{call.primitive}: the backend '{chosen}' was forced, but {reason}. Or use backend('auto')."
             )
         _given_up.add(_key(call))
+        what = "its Triton kernel" if chosen == "triton" else chosen
         warnings.warn(
-            f"{call.primitive} runs in torch from now on, for its Triton kernel cannot run: {reason}.",
+            f"{call.primitive} runs in torch from now on, for {what} cannot run: {reason}.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -132,15 +182,24 @@ def _tried(call: Call, kernel: Callable[[], torch.Tensor]) -> tuple[torch.Tensor
         return None, f"its kernel did not compile or start ({type(error).__name__}: {error})"
 
 
+def _by_library(call: Call, name: str, library: Library | None) -> tuple[torch.Tensor | None, str | None]:
+    """The library's result, or why there is none."""
+    if library is None or library.name != name:
+        return None, f"'{name}' multiplies an array by its own transpose only, in `gram`"
+    reason = library.why_not()
+    return (None, reason) if reason is not None else (library.compute(), None)
+
+
 def resolve(primitive: str) -> str:
     """The implementation of a primitive that has a torch body only.
 
     Raises:
-        BackendError: when Triton is forced.
+        BackendError: when another is forced.
     """
-    if wanted_backend() == "triton":
+    wanted = wanted_backend()
+    if wanted not in ("auto", "torch"):
         raise BackendError(
-            f"{primitive}: the backend 'triton' was forced, but there is only a torch body. Use backend('auto')."
+            f"{primitive}: the backend '{wanted}' was forced, but there is only a torch body. Use backend('auto')."
         )
     return "torch"
 

@@ -17,11 +17,13 @@ import torch
 from ntkla.linalg import checks
 from ntkla.linalg.backends import kernels
 from ntkla.linalg.backends.dispatch import Call, record, resolve, run
+from ntkla.linalg.backends.freivalds import Expected
 from ntkla.linalg.backends.primitive import accumulation_dtype, arithmetic, chosen_precision, working_dtype
 from ntkla.linalg.layers.layer_blocks import add_gram_products, add_materialised, mirror, shape_of
 from ntkla.linalg.layers.layer_cost import ROUTES, layer_cost, layer_memory
 from ntkla.linalg.layers.layer_factors import Factors, Given, GivenMask, Parameters, layer_factors
 from ntkla.linalg.layers.layer_gradients import left_gradients
+from ntkla.linalg.layers.layer_reference import layer_reference
 
 
 def layer_ntk(
@@ -111,7 +113,13 @@ def _layer_ntk(
     work = sum(cost.gram for cost in costs) if all(cost.route == "gram" for cost in costs) else 0.0
     call = Call("layer_ntk", a[0], max(max(shape.inputs, shape.deltas) for shape in shapes), mode, work)
     sides = (a, d, a2, d2, masks, masks2)
-    return run(call, kernel=lambda: kernels.layer_ntk(sides, mode), body=body, working=working)
+
+    def reference(v: torch.Tensor) -> Expected:
+        left = Parameters(a, d, masks).factors(torch.float64)
+        right = Parameters(a2, d2, masks2).factors(torch.float64) if a2 else None
+        return layer_reference(left, right, a[0].dtype, precision, wide, v)
+
+    return run(call, kernel=lambda: kernels.layer_ntk(sides, mode), body=body, working=working, reference=reference)
 
 
 def _paired(

@@ -1,4 +1,4 @@
-"""The matrices that factors are made of: formed by a Triton kernel where one is wanted, else in torch.
+"""The matrices that factors are made of: formed by a Triton kernel or cuBLAS where that is wanted, else in torch.
 
 A factor decides how many corrections are needed, never what is true, so nothing is proved of these matrices.  Where no
 kernel is wanted they are those of `normal.py`.
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.linalg.backends.dispatch import Call, kernel_wanted, last_dispatch
+from ntkla.linalg.backends.dispatch import Call, implementation, last_dispatch
 from ntkla.linalg.backends.primitive import arithmetic
 from ntkla.linalg.design import Design, DesignMatrix
 from ntkla.linalg.ops import gram
@@ -32,7 +32,7 @@ def formed_normal_matrix(design: Design, weights: SampleWeights | None, dtype: t
     """About `Phi^T D Phi` in `dtype`, float32 or float64, exactly symmetric.
 
     Raises:
-        BackendError: Triton is forced and cannot run.
+        BackendError: Triton or cuBLAS is forced and cannot run.
     """
     double = dtype == torch.float64
     if not _gram_wanted(design.parts[0].design.features.T, double):
@@ -56,7 +56,7 @@ def formed_gram_matrix(design: Design) -> Formed:
     """About `Phi Phi^T` in float64, exactly symmetric.
 
     Raises:
-        BackendError: Triton is forced and cannot run.
+        BackendError: Triton or cuBLAS is forced and cannot run.
     """
     if not isinstance(design, DesignMatrix):
         return _formed_by_parts(design)
@@ -87,7 +87,8 @@ def _formed_by_parts(design: Design) -> Formed:
 def _gram_wanted(x: torch.Tensor, double: bool) -> bool:
     rows, summed = x.shape
     mode = arithmetic(x.dtype, _precision(double))
-    return kernel_wanted(Call("gram", x, summed, mode, work=float(rows) * rows * summed))
+    call = Call("gram", x, summed, mode, work=float(rows) * rows * summed, symmetric=True)
+    return implementation(call) != "torch"
 
 
 def _precision(double: bool) -> str:
