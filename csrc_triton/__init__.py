@@ -5,7 +5,7 @@
     rows.py   how features are brought into a form that the kernels read without spilling registers
     gram.py    x x^T and x y^T
     planes.py   float32 rows as two planes of float16, and which rows cannot be
-    split_gram.py   x x^T and x y^T of such planes, float32 accuracy by half-precision products; split_kernel.py its kernel
+    split_gram.py   x x^T and x y^T of such planes, as accurate as float32; split_kernel.py its kernel
     normal_matmul.py   the one-pass normal product
     layer_ntk.py   the products of layer factors; layer_kernel.py its kernel, layer_tiles.py its tiles and its rounding
 
