@@ -65,6 +65,7 @@ from ntkla.linalg.errors import (
     UndecidedError,
     UnsupportedTrainingError,
 )
+from ntkla.linalg.exact_gram import ExactGram, exact_gram
 from ntkla.linalg.kronecker import KroneckerGram
 from ntkla.linalg.layers.layer_diagonal import layer_ntk_diagonal
 from ntkla.linalg.layers.layer_error import layer_ntk_error
@@ -94,6 +95,7 @@ __all__ = [
     "Eigenmodes",
     "EmpiricalNTK",
     "Enclosure",
+    "ExactGram",
     "FeatureModes",
     "Flips",
     "Forgetting",
@@ -154,6 +156,7 @@ __all__ = [
     "drift_split",
     "effective_rank",
     "eigenmodes",
+    "exact_gram",
     "feature_modes",
     "forecast",
     "from_torch_sgd",

@@ -7,6 +7,9 @@ implementation (a Triton kernel or torch, see `dispatch`), a fake one for tracin
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import torch
 
 from ntkla.linalg import checks
@@ -23,6 +26,7 @@ from ntkla.linalg.backends.primitive import (
 )
 from ntkla.linalg.backends.references import gram_by_cublas, gram_reference, normal_reference
 from ntkla.linalg.errors import ShapeError
+from ntkla.linalg.exact_products import gram_values
 
 
 def gram(
@@ -37,22 +41,25 @@ def gram(
         precision: `"ieee"` accumulates float64 inputs in float64 and everything narrower in float32, `"float64"`
             accumulates, and returns, float64 for every input.  `"bf16"`, for bfloat16 and float16 inputs only, lets
             their exact products be summed in float32 on tensor cores.  `"auto"` is `"bf16"` for those two, else
-            `"ieee"`.
+            `"ieee"`.  `"exact"` returns in float64 the exact value, rounded once, to nearest and even: the same bits
+            for any layout, order of the features, thread count and device (`exact_gram` returns the rest as well).
 
     Returns:
         [n, n] (exactly symmetric) or [n, m]; float64 for float64 inputs or `precision="float64"`, else float32.  Never
         rounded in between: `|error| <= gamma_r (|x| |y|^T + bias)` in the returned type's unit roundoff, plus what
         underflows there; `r = F + 1`, where tensor cores may sum `max(F + 1, min(3 F, 320) + 8)`.  NaN, infinities and
-        overflow propagate as they do in torch.
+        overflow propagate as they do in torch, but for `"exact"`.
 
     Raises:
-        DtypeError, ShapeError, DeviceError, ArgumentError, BackendError
+        DtypeError, ShapeError, DeviceError, ArgumentError, BackendError; with `"exact"` also NonFiniteError, ScaleError
+        (an entry beyond float64's range) and MemoryEstimateError, for an exact value has no NaN and no infinity.
 
-    Differentiable in `x` and `y`.  Cost: 2 n m F operations (half for the symmetric case on two or more blocks).
+    Differentiable in `x` and `y`.  Cost: 2 n m F operations (half for the symmetric case on two or more blocks); with
+    `"exact"` `s^2` times as many, for s slices of 20 bits (two for bfloat16, three or four for float32).
     Deterministic for fixed inputs (strides included), versions and thread count.
     """
     primitive_input("x", x)
-    chosen_precision(precision, x)
+    chosen_precision(precision, x, also=("exact",))
     if y is not None:
         primitive_input("y", y)
         same_kind("x", x, "y", y)
@@ -126,6 +133,9 @@ def _gram(x: torch.Tensor, y: torch.Tensor | None, bias: bool, precision: str) -
     (n, features), m = x.shape, x.shape[0] if y is None else y.shape[0]
     call = Call("gram", x, features, mode, work=float(n) * m * features, symmetric=y is None)
     reference = gram_reference(x, y, bias, precision)
+    if precision == "exact":
+        by = [partial(gram_values, x, y, bias, by_kernel) for by_kernel in (True, False)]
+        return run(replace(call, mode="exact"), kernel=by[0], body=by[1], working="exact", reference=reference)
     library = None if y is not None else gram_by_cublas(x, bias, working, wide)
     return run(
         call,

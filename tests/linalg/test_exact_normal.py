@@ -16,7 +16,7 @@ from ntkla.linalg.arithmetic.accurate import accurate_normal_matrix
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.errors import MemoryEstimateError
 from ntkla.linalg.precision import U64, norm_upper
-from ntkla.linalg.solve import exact_normal as module
+from ntkla.linalg.solve import exact_sums as module
 from ntkla.linalg.solve.exact_normal import ExactNormal, exact_normal
 from ntkla.testing import FeatureSpec, RidgeProblem, hostile_states, ridge_problems
 from ntkla.testing.spectra import normal

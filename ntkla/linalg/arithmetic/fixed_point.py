@@ -79,6 +79,12 @@ class FixedPoint:
             limbs[x.lowest - lowest : x.lowest - lowest + x.limbs.shape[0]] += x.limbs
         return _canonical(limbs, lowest)
 
+    def __sub__(self, other: FixedPoint) -> FixedPoint:
+        """The exact difference."""
+        # The opposite of a digit -2^43 is none: its carry needs a limb.
+        opposite = torch.cat([-other.limbs, other.limbs.new_zeros((1, *other.limbs.shape[1:]))])
+        return self + _canonical(opposite, other.lowest)
+
     def equals(self, other: FixedPoint) -> bool:
         """Whether the numbers are the same, and with them every bit of what is stored."""
         return self.lowest == other.lowest and torch.equal(self.limbs, other.limbs)

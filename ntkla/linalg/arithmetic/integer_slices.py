@@ -8,10 +8,13 @@ one for the whole matrix.
 
 How many parts: the bits from the largest entry down to the last bit that is stored, over 20.  Features in bfloat16 take
 two, in float32 three or four, in float64 four to six.
+
+With 7 bits instead of 20 the entries of a part are at most 64, which int8 holds: `integer_planes.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -21,9 +24,10 @@ from ntkla.linalg.arithmetic.slicing import power_of_two
 BITS = 20
 # 2 BITS + 13 = 53: so many products of two slices, or of sums of two, add up exactly.
 MOST_SUMMANDS = 2**13
-_HALF = BITS - 1
 # Subnormal numbers are decoded as if they were larger by this, where arithmetic would flush them.
 _LIFT = 600
+# Larger numbers are cut after they were scaled down by this: lifted, and rounded to a grid, they stay finite.
+_MOST_TOP, _LOWERED = 400, 600
 # Below 2^1023, the largest power of two there is.
 _MOST_POWER = 1000
 
@@ -51,26 +55,63 @@ def integer_slices(x: torch.Tensor, top: int, flushed: bool = False) -> IntegerS
         x: float64, any shape.
         top: one for all blocks of a matrix, so that their products can be added up.
         flushed: whether this thread's arithmetic takes subnormal numbers for zeros.
+    """
+    found = IntegerSlices([], [])
+    for part, exponent in cut_slices(x, top, BITS, flushed):
+        found.parts.append(part)
+        found.exponents.append(exponent)
+    return found
+
+
+def cut_slices(x: torch.Tensor, top: int, bits: int, flushed: bool) -> Iterator[tuple[torch.Tensor, int]]:
+    """Cuts x as `integer_slices` does, into parts of at most `2^(bits - 1)` on grids `bits` apart, one after another.
+
+    Parts without an entry are left out.  The first k grids add up to x rounded to the k-th of them.
 
     Adding and subtracting `1.5 * 2^52 * grid` rounds to the grid; what is left is at most half the grid and a multiple
     of the last bit of x, so it is exact.  It is then scaled up, exactly, to keep clear of the ends of the range.
     """
+    if top <= _MOST_TOP:
+        yield from _cut(x, top, bits, flushed)
+        return
+    # What is below 1 would lose digits when it is scaled down.  It has a top on the same grids, and a place of its own
+    # in the parts that both have.
+    large = x.abs() >= 1.0
+    upper = _cut(
+        torch.where(large, x, 0.0) * 2.0**-_LOWERED, top - _LOWERED, bits, flushed=False
+    )  # not even its rests are subnormal
+    lower = _cut(torch.where(large, 0.0, x), top % bits, bits, flushed)
+    waiting = next(lower, None)
+    for part, exponent in upper:
+        exponent += _LOWERED
+        while waiting is not None and waiting[1] >= exponent:
+            other, place = waiting
+            waiting = next(lower, None)
+            if place == exponent:
+                part = part + other
+            else:
+                yield other, place
+        yield part, exponent
+    if waiting is not None:
+        yield waiting
+        yield from lower
+
+
+def _cut(x: torch.Tensor, top: int, bits: int, flushed: bool) -> Iterator[tuple[torch.Tensor, int]]:
+    """`cut_slices` for tops up to 400."""
     rest, shift = _lifted(x) if flushed else (x, 0)
     top -= shift  # rest 2^shift = x, |rest| <= 2^top
-    found = IntegerSlices([], [])
     while bool(rest.any()):
         if top < 0:
             up = min(-top, _MOST_POWER)
             rest, shift, top = rest * _power(up, rest), shift - up, top + up
-        grid = top - _HALF
+        grid = top - (bits - 1)
         rounder = 1.5 * _power(52 + grid, rest)
         part = (rest + rounder) - rounder
         rest = rest - part
         if bool(part.any()):
-            found.parts.append(part * _power(-grid, rest))
-            found.exponents.append(shift + grid)
-        top -= BITS
-    return found
+            yield part * _power(-grid, rest), shift + grid
+        top -= bits
 
 
 def product_slices(x: IntegerSlices, w: IntegerSlices) -> IntegerSlices:

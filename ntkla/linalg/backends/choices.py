@@ -24,7 +24,7 @@ class Choice:
         primitive: its name, or `ANY`.
         device: "cpu", "cuda" for any CUDA device, or how the names of some begin, such as "NVIDIA H100".
         dtypes: element types of the inputs.
-        mode: the arithmetic: "ieee", "bf16" or "float64"; or `ANY`.
+        mode: the arithmetic: "ieee", "bf16", "float64" or "exact"; or `ANY`.
         least_work: multiplications from which the kernel runs; `NEVER` for torch always.
         why: what the number rests on.
         most_features: the longest rows that the kernel takes.
@@ -52,6 +52,8 @@ CHOICES = (
     Choice("gram", "cuda", _HALF, "float64", NEVER, _NOT_MEASURED),
     Choice("gram", "cuda", _WIDE + _SINGLE + _HALF, "float64", NEVER, _NOT_MEASURED, implementation="cublas"),
     Choice("gram", "cuda", _SINGLE, "ieee", NEVER, _NOT_MEASURED, implementation="cublas"),
+    Choice("gram", "cuda", _WIDE + _SINGLE + _HALF, "exact", NEVER, _NOT_MEASURED),
+    Choice("exact_normal", "cuda", _WIDE + _SINGLE + _HALF, "exact", NEVER, _NOT_MEASURED),
     Choice("layer_ntk", "cuda", _WIDE, "float64", NEVER, _NOT_MEASURED),
     Choice("layer_ntk", "cuda", _SINGLE, "ieee", NEVER, _NOT_MEASURED),
     Choice("layer_ntk", "cuda", _SINGLE, "float64", NEVER, _NOT_MEASURED),

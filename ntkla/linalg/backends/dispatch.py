@@ -68,7 +68,7 @@ class Call:
         primitive: its name.
         x: its first array, for the device and the element type.
         features: the length of the rows of `x`.
-        mode: the arithmetic: "ieee", "bf16" or "float64".
+        mode: the arithmetic: "ieee", "bf16", "float64" or "exact".
         work: multiplications that it takes.
         symmetric: whether it multiplies an array by its own transpose, which cuBLAS does at half the cost.
     """
@@ -124,7 +124,7 @@ def run(
     *,
     kernel: Callable[[], torch.Tensor],
     body: Callable[[], torch.Tensor],
-    working: torch.dtype,
+    working: torch.dtype | str,
     library: Library | None = None,
     reference: Reference | None = None,
 ) -> torch.Tensor:
@@ -132,7 +132,7 @@ def run(
 
     Args:
         call: what is computed.
-        kernel, body, working, library: who can.
+        kernel, body, working, library: who can; `working` may be a word for the arithmetic, "exact".
         reference: what the result times random vectors must be, for `checked_products`.
 
     Raises:
@@ -204,6 +204,6 @@ def resolve(primitive: str) -> str:
     return "torch"
 
 
-def record(primitive: str, implementation: str, dtype: torch.dtype) -> None:
+def record(primitive: str, implementation: str, dtype: torch.dtype | str) -> None:
     """Notes for `last_dispatch` what ran."""
     _last.set(f"{implementation}:{primitive}:{str(dtype).removeprefix('torch.')}")

@@ -73,3 +73,19 @@ def layer_ntk(sides: Sequence[Sequence[torch.Tensor]], mode: str) -> torch.Tenso
     *factors, masks, masks2 = sides
     a, d, a2, d2 = ([x if x.dtype in MODES[mode] else x.float() for x in part] for part in factors)
     return launch(a, d, a2, d2, masks, masks2, mode=mode)
+
+
+def integer_limits() -> tuple[int, int]:
+    """Levels that one launch of the integer kernel takes, and what the rows of its planes have a multiple of."""
+    from csrc_triton.integer_gram import LEVELS, PADDING
+
+    return LEVELS, PADDING
+
+
+def integer_gram(
+    x: torch.Tensor, y: torch.Tensor | None, levels: Sequence[Sequence[tuple[int, int]]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`csrc_triton.integer_gram`: the sum of a window of levels of pairs of int8 planes, as two int64 matrices."""
+    from csrc_triton.integer_gram import integer_gram as launch
+
+    return launch(x, y, levels)

@@ -12,14 +12,14 @@ PRECISIONS = ("auto", "ieee", "bf16", "float64")
 _HALF = (torch.bfloat16, torch.float16)
 
 
-def chosen_precision(precision: str, x: torch.Tensor) -> str:
-    """`precision` when it is one, and one for inputs like `x`.
+def chosen_precision(precision: str, x: torch.Tensor, also: tuple[str, ...] = ()) -> str:
+    """`precision` when it is one, or one of those that only this primitive has, and one for inputs like `x`.
 
     Raises:
         ArgumentError: for another word.
         DtypeError: for "bf16" with inputs whose products are not exact in float32.
     """
-    checks.choice("precision", precision, PRECISIONS)
+    checks.choice("precision", precision, PRECISIONS + also)
     if precision == "bf16" and x.dtype not in _HALF:
         raise DtypeError(f"precision 'bf16': expected bfloat16 or float16 arrays, got {x.dtype}. Use 'auto'.")
     return precision
@@ -60,7 +60,7 @@ def split_roundings(samples: int, features: int) -> tuple[int, int]:
 
 def accumulation_dtype(dtype: torch.dtype, precision: str) -> torch.dtype:
     """The type a primitive multiplies, sums and returns: float64 for float64 or on request, else float32."""
-    return torch.float64 if dtype == torch.float64 or precision == "float64" else torch.float32
+    return torch.float64 if dtype == torch.float64 or precision in ("float64", "exact") else torch.float32
 
 
 def primitive_input(name: str, x: object, ndim: int = 2) -> torch.Tensor:

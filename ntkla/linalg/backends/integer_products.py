@@ -1,0 +1,88 @@
+"""Exact products of matrices by the integer kernel: float64 blocks in planes of int8, windows of levels, fixed point.
+
+`x = sum_p planes[p] 2^exponents[p]` with integers of at most 64 (`integer_slices.py` with 7 bits).  The kernel gives
+the sums of six levels of pairs at a time, as integers; they are the terms of a `FixedPoint`.  Nothing is rounded, so
+the result is that of the products that float64 computes without rounding, bit by bit, whatever the tiles and the cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from ntkla.linalg.arithmetic.fixed_point import FixedPoint, Term
+from ntkla.linalg.arithmetic.integer_slices import cut_slices
+from ntkla.linalg.backends import kernels
+from ntkla.linalg.backends.dispatch import Call, kernel_wanted, wanted_backend
+from ntkla.linalg.errors import BackendError
+
+BITS = 7
+
+
+def kernel_chosen(call: Call) -> bool:
+    """Whether the integer kernel is to run for an algorithm whose result is no tensor.
+
+    Raises:
+        BackendError: when Triton is forced and cannot run here.
+    """
+    if not kernel_wanted(call):
+        return False
+    reason = kernels.why_not(call.primitive, call.x.device, call.features)
+    if reason is not None and wanted_backend() == "triton":
+        raise BackendError(f"{call.primitive}: the backend 'triton' was forced, but {reason}. Or use backend('auto').")
+    return reason is None
+
+
+class IntegerPlanes(NamedTuple):
+    """`sum planes[p] 2^exponents[p]`: int8 [S, n, F padded with zeros], exponents descending by multiples of 7."""
+
+    planes: torch.Tensor
+    exponents: list[int]
+
+
+def integer_planes(x: torch.Tensor, top: int, flushed: bool) -> IntegerPlanes:
+    """A finite float64 x [n, F], |x| <= 2^top, in planes; those without an entry are left out."""
+    rows, features = x.shape
+    _, padding = kernels.integer_limits()
+    exponents, planes = [], []
+    for part, exponent in cut_slices(x, top, BITS, flushed):
+        plane = torch.zeros((rows, -(-features // padding) * padding), dtype=torch.int8, device=x.device)
+        plane[:, :features] = part
+        exponents.append(exponent)
+        planes.append(plane)
+    empty = torch.zeros((0, rows, padding), dtype=torch.int8, device=x.device)
+    return IntegerPlanes(torch.stack(planes) if planes else empty, exponents)
+
+
+def add_product(total: FixedPoint, x: IntegerPlanes, y: IntegerPlanes | None) -> FixedPoint:
+    """`total + x y^T`, exactly; y None for x itself."""
+    most, _ = kernels.integer_limits()
+    windows, width = list(_windows(x.exponents, (x if y is None else y).exponents, most)), BITS * most
+    exponents = [base + half for base, _ in windows for half in (0, width)]
+
+    def terms() -> Iterator[Term]:
+        for base, levels in windows:
+            digits, carry = kernels.integer_gram(x.planes, None if y is None else y.planes, levels)
+            yield digits, base
+            yield carry, base + width
+
+    return FixedPoint.of_terms(terms(), exponents, total)
+
+
+Levels = list[list[tuple[int, int]]]
+
+
+def _windows(left: list[int], right: list[int], most: int) -> Iterator[tuple[int, Levels]]:
+    """The lowest level of each window of at most so many, and which pairs of planes are on each of its levels."""
+    pairs: dict[int, list[tuple[int, int]]] = {}
+    for p, first in enumerate(left):
+        for q, second in enumerate(right):
+            pairs.setdefault(first + second, []).append((p, q))
+    waiting = sorted(pairs)
+    while waiting:
+        base = waiting[0]
+        levels: Levels = [pairs.get(base + BITS * place, []) for place in range(most)]
+        yield base, levels
+        waiting = [level for level in waiting if level >= base + BITS * most]
