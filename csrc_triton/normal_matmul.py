@@ -127,10 +127,15 @@ def normal_matmul(
             **_constants(block, mode, weights is not None, bias),
             **options(block.warps, block.stages, name, all_registers=True),
         )
-        _added[(triton.cdiv(out.numel(), _ADDED_ENTRIES),)](
-            partial, out, parts, out.numel(), PARTS=_ADDED_PARTS, ENTRIES=_ADDED_ENTRIES, num_warps=4
-        )
+        sum_of_parts(partial, out)
     return out
+
+
+def sum_of_parts(partial: torch.Tensor, out: torch.Tensor) -> None:
+    """Writes to `out` the sum of float64 parts [parts, *out.shape] of it, added in float64 and rounded once."""
+    _added[(triton.cdiv(out.numel(), _ADDED_ENTRIES),)](
+        partial, out, partial.shape[0], out.numel(), PARTS=_ADDED_PARTS, ENTRIES=_ADDED_ENTRIES, num_warps=4
+    )
 
 
 def _constants(block: Block, mode: str, weighted: bool, bias: bool) -> dict[str, object]:

@@ -75,6 +75,7 @@ from ntkla.linalg.operators import CrossGram, FunctionOperator, GramOperator
 from ntkla.linalg.ops import gram, normal_matmul
 from ntkla.linalg.ridge import RidgeSolution, ridge_solve
 from ntkla.linalg.softmax import SoftmaxGram
+from ntkla.linalg.softmax_product import softmax_gram, softmax_gram_error
 from ntkla.linalg.status import Status
 from ntkla.models.empirical import EmpiricalNTK
 
@@ -171,6 +172,8 @@ __all__ = [
     "post_mortem",
     "predict_forgetting",
     "ridge_solve",
+    "softmax_gram",
+    "softmax_gram_error",
     "softmax_regression",
     "task_overlap",
     "vulnerable_rank",

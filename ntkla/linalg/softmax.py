@@ -23,15 +23,20 @@ from functools import cached_property
 import torch
 
 from ntkla.linalg import checks
-from ntkla.linalg.design import widened
+from ntkla.linalg.arithmetic.products import pieced_gamma
+from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.errors import ArgumentError, DeviceError, DtypeError
 from ntkla.linalg.linear_operator import LinearOperator, summed_bounds
+from ntkla.linalg.operators import GramOperator
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma, norm_upper, rounded_up
+from ntkla.linalg.softmax_product import kernel_takes, product
 from ntkla.linalg.softmax_root import SoftmaxRoot
 
 
 class SoftmaxGram(LinearOperator):
     """The kernel of a linear head with C outputs in the metric of cross-entropy, `B^T (I_C (x) G) B`, [nC, nC].
+
+    The product alone, for features and probabilities as they are and differentiable, is `softmax_gram`.
 
     Args:
         gram: G [n, n], a `GramOperator` or another positive semidefinite operator in float64.
@@ -147,10 +152,18 @@ class SoftmaxGram(LinearOperator):
             return v.reshape(self.samples, self.outputs, -1)
         return v.reshape(self.outputs, self.samples, -1).transpose(0, 1)
 
+    @property
+    def _design(self) -> DesignMatrix | None:
+        """The features of G, where it is nothing but their Gram matrix: what a kernel takes."""
+        return self.gram.design if type(self.gram) is GramOperator else None
+
     def _matmat(self, v: torch.Tensor) -> torch.Tensor:
+        if self._design is not None and kernel_takes(self._design, self.root, v.shape[1]):
+            result = product(self._design, self.root, self._by_sample(v), torch.float64)
+            return (result if self.order == "sample" else result.transpose(0, 1)).reshape(v.shape)
         inner = self.root.times(self._by_sample(v))
-        product = self.gram._matmat(inner.view(self.samples, -1)).view(inner.shape)
-        result = self.root.transposed_times(product)
+        middle = self.gram._matmat(inner.view(self.samples, -1)).view(inner.shape)
+        result = self.root.transposed_times(middle)
         return (result if self.order == "sample" else result.transpose(0, 1)).reshape(v.shape)
 
     @cached_property
@@ -171,7 +184,18 @@ class SoftmaxGram(LinearOperator):
         first = g @ self.root.rounding(self.root.norms[:, None] * norms, norms) * slack + underflow
         reached = (g * self.root.norms) @ norms * slack + underflow + first
         weight, largest = norm_upper(g * self.root.norms), self.root.norms.max()
+        if self._design is not None:
+            of_gram = of_gram + _of_other_roots(self._design, first)
         before = weight * first + largest * of_gram
         norms_after = math.sqrt(self.samples) + norm_upper(g) * reached + of_gram
         last = self.root.rounding(weight * reached + largest * of_gram, norms_after)
         return rounded_up(before + last)
+
+
+def _of_other_roots(design: DesignMatrix, first: torch.Tensor) -> torch.Tensor:
+    """What G's rounding can differ by, for G a Gram matrix, when another implementation forms B v.
+
+    Both are within E of the exact B v, `first` = E, so within 2 E of each other; the bound is linear in B v.
+    """
+    inner, outer = gamma(design.summands), pieced_gamma(design.columns)
+    return rounded_up((inner + outer + inner * outer) * design.frobenius() * 2.0 * first)

@@ -68,6 +68,15 @@ class SoftmaxRoot:
         self._own = -(-depth // 2) + 3
         self._rounding = gamma(5 * self._own + 8 + depth)
 
+    @property
+    def relative_rounding(self) -> float:
+        """The gamma_kappa of the head of this file."""
+        return self._rounding
+
+    def confident_place(self) -> torch.Tensor:
+        """int64 [n]: where the row has an entry above 1/2, from which it is shifted; -1 where it has none."""
+        return torch.where(self._confident, self._top, -1)[:, 0]
+
     def times(self, x: torch.Tensor) -> torch.Tensor:
         """B_i x_i for float64 x [n, C, m], contiguous."""
         out = torch.empty(x.shape, dtype=torch.float64, device=x.device)

@@ -63,6 +63,9 @@ CHOICES = (
     Choice("normal_matmul", "cuda", _WIDE, "float64", NEVER, _NOT_MEASURED, most_features=4096),
     Choice("normal_matmul", "cuda", _SINGLE + _HALF, "ieee", NEVER, _NOT_MEASURED, most_features=4096),
     Choice("normal_matmul", "cuda", _SINGLE + _HALF, "float64", NEVER, _NOT_MEASURED, most_features=4096),
+    Choice("softmax_gram", "cuda", _WIDE, "float64", NEVER, _NOT_MEASURED),
+    Choice("softmax_gram", "cuda", _SINGLE + _HALF, "ieee", NEVER, _NOT_MEASURED),
+    Choice("softmax_gram", "cuda", _SINGLE + _HALF, "float64", NEVER, _NOT_MEASURED),
 )
 
 

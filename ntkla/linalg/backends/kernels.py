@@ -89,3 +89,13 @@ def integer_gram(
     from csrc_triton.integer_gram import integer_gram as launch
 
     return launch(x, y, levels)
+
+
+def softmax_gram(
+    x: torch.Tensor, roots: torch.Tensor, top: torch.Tensor, v: torch.Tensor, bias: bool, mode: str
+) -> torch.Tensor:
+    """`csrc_triton.softmax_gram`; 16-bit features are widened, exactly, for mode "ieee"."""
+    from csrc_triton.softmax_gram import MODES
+    from csrc_triton.softmax_gram import softmax_gram as launch
+
+    return launch(x if x.dtype in MODES[mode] else x.float(), roots, top, v, bias=bias, mode=mode)
