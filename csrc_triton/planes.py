@@ -21,6 +21,7 @@ so that the bounds of products need no term for the largest number of a row.  (T
 negligible: a number below 2^-25 lies in low alone.)  Other rows FALL BACK: they are kept as they are, in float32, and
 their planes are zero.  So do rows with a NaN, an infinity or a subnormal float32 number, and rows whose largest
 magnitude is below 2^-98, for which 2^p or the product of two scales would leave float32.  A row of zeros is kept.
+Rows of more than 2^24 numbers all fall back, for the kernels count inside a tile in 32 bits.
 
 Elementwise arithmetic on normal float32 numbers, exact but for the two roundings to float16 (whose subnormals are no
 float32 subnormals): the planes are the same on every device, and where arithmetic flushes subnormal numbers.
@@ -37,6 +38,8 @@ import torch
 LOW_BITS = 11
 # Rows of planes start and end at multiples of so many numbers, the depth of the kernels' tiles: they need no masks.
 ALIGNED = 64
+
+MOST_FEATURES = 1 << 24
 
 _LARGEST = 14  # the exponent of the largest magnitude of a scaled row
 _BIAS, _FRACTION, _NOT_FINITE = 127, 23, 255  # of float32: the offset of exponents, bits of the fraction, NaN and inf
@@ -76,7 +79,9 @@ def split(x: torch.Tensor) -> RowPlanes:
     high, low = (torch.zeros((n, width), dtype=torch.float16, device=x.device) for _ in range(2))
     exponents = torch.zeros(n, dtype=torch.int32, device=x.device)
     fallen = torch.zeros(n, dtype=torch.bool, device=x.device)
-    if features:
+    if features > MOST_FEATURES:
+        fallen.fill_(True)
+    elif features:
         step = max(1, _CHUNK // features)
         for rows in (slice(start, min(start + step, n)) for start in range(0, n, step)):
             parts = _split(x[rows])

@@ -73,6 +73,7 @@ from ntkla.linalg.layers.layer_operator import LayerNTK
 from ntkla.linalg.layers.layer_ops import layer_ntk
 from ntkla.linalg.operators import CrossGram, FunctionOperator, GramOperator
 from ntkla.linalg.ops import gram, normal_matmul
+from ntkla.linalg.planes import Planes
 from ntkla.linalg.ridge import RidgeSolution, ridge_solve
 from ntkla.linalg.softmax import SoftmaxGram
 from ntkla.linalg.softmax_product import softmax_gram, softmax_gram_error
@@ -122,6 +123,7 @@ __all__ = [
     "Plan",
     "PlanPoint",
     "PlanPoints",
+    "Planes",
     "PostMortem",
     "Predictions",
     "ProtectedModes",

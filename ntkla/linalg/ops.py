@@ -14,7 +14,7 @@ import torch
 
 from ntkla.linalg import checks
 from ntkla.linalg.backends import kernels
-from ntkla.linalg.backends.dispatch import Call, run
+from ntkla.linalg.backends.dispatch import Call, add_to_record, at_best, run
 from ntkla.linalg.backends.primitive import (
     accumulation_dtype,
     arithmetic,
@@ -27,28 +27,33 @@ from ntkla.linalg.backends.primitive import (
 from ntkla.linalg.backends.references import gram_by_cublas, gram_reference, normal_reference
 from ntkla.linalg.errors import ShapeError
 from ntkla.linalg.exact_products import gram_values
+from ntkla.linalg.planes import Planes, gram_by_planes, planes_gram
 
 
 def gram(
-    x: torch.Tensor, y: torch.Tensor | None = None, *, bias: bool = False, precision: str = "auto"
+    x: torch.Tensor | Planes, y: torch.Tensor | Planes | None = None, *, bias: bool = False, precision: str = "auto"
 ) -> torch.Tensor:
     """The Gram matrix `x y^T` of the rows of `x` and `y` (of `x` with itself when `y` is None).
 
     Args:
-        x: [n, F], float64, float32, bfloat16 or float16, any strides.
-        y: [m, F], same dtype and device as `x`, or None.
+        x: [n, F], float64, float32, bfloat16 or float16, any strides; or `Planes` of float32 features.
+        y: [m, F], same dtype and device as `x`, or None; `Planes` where `x` is.
         bias: adds 1 to every entry: the Gram matrix of the features with a constant feature appended.
         precision: `"ieee"` accumulates float64 inputs in float64 and everything narrower in float32, `"float64"`
             accumulates, and returns, float64 for every input.  `"bf16"`, for bfloat16 and float16 inputs only, lets
             their exact products be summed in float32 on tensor cores.  `"auto"` is `"bf16"` for those two, else
             `"ieee"`.  `"exact"` returns in float64 the exact value, rounded once, to nearest and even: the same bits
             for any layout, order of the features, thread count and device (`exact_gram` returns the rest as well).
+            `"split"`, for float32 inputs and `Planes` only, lets tensor cores multiply them as two half-precision
+            numbers each; rows that cannot be split (`Planes.rows_fallen_back`) are multiplied as in `"ieee"`, and
+            `last_dispatch()` then ends in `"split+ieee"`.  `"auto"` takes it for float32 where the table says so.
 
     Returns:
         [n, n] (exactly symmetric) or [n, m]; float64 for float64 inputs or `precision="float64"`, else float32.  Never
         rounded in between: `|error| <= gamma_r (|x| |y|^T + bias)` in the returned type's unit roundoff, plus what
-        underflows there; `r = F + 1`, where tensor cores may sum `max(F + 1, min(3 F, 320) + 8)`.  NaN, infinities and
-        overflow propagate as they do in torch, but for `"exact"`.
+        underflows there; `r = F + 1`, where tensor cores may sum `max(F + 1, min(3 F, 320) + 8)`, and with `"split"`,
+        `Planes`, or `"auto"` on float32 once the table takes `"split"`, `max(F + 5, min(3 F, 160) + F / 64 + 15)`.
+        NaN, infinities and overflow propagate as they do in torch, but for `"exact"`.
 
     Raises:
         DtypeError, ShapeError, DeviceError, ArgumentError, BackendError; with `"exact"` also NonFiniteError, ScaleError
@@ -58,8 +63,10 @@ def gram(
     `"exact"` `s^2` times as many, for s slices of 20 bits (two for bfloat16, three or four for float32).
     Deterministic for fixed inputs (strides included), versions and thread count.
     """
+    if isinstance(x, Planes) or isinstance(y, Planes):
+        return planes_gram(x, y, bias, precision)
     primitive_input("x", x)
-    chosen_precision(precision, x, also=("exact",))
+    chosen_precision(precision, x, also=("exact", "split"))
     if y is not None:
         primitive_input("y", y)
         same_kind("x", x, "y", y)
@@ -131,20 +138,24 @@ def _gram(x: torch.Tensor, y: torch.Tensor | None, bias: bool, precision: str) -
         return (out.add_(1.0) if bias else out).to(wide)
 
     (n, features), m = x.shape, x.shape[0] if y is None else y.shape[0]
-    call = Call("gram", x, features, mode, work=float(n) * m * features, symmetric=y is None)
+    call = at_best(Call("gram", x, features, mode, float(n) * m * features, symmetric=y is None), precision)
     reference = gram_reference(x, y, bias, precision)
     if precision == "exact":
         by = [partial(gram_values, x, y, bias, by_kernel) for by_kernel in (True, False)]
         return run(replace(call, mode="exact"), kernel=by[0], body=by[1], working="exact", reference=reference)
-    library = None if y is not None else gram_by_cublas(x, bias, working, wide)
-    return run(
+    fallen: list[int] = []
+    result = run(
         call,
-        kernel=lambda: kernels.gram(x, y, bias, mode),
+        kernel=(lambda: gram_by_planes(x, y, bias, fallen))
+        if call.mode == "split"
+        else lambda: kernels.gram(x, y, bias, mode),
         body=body,
         working=working,
-        library=library,
+        library=None if y is not None else gram_by_cublas(x, bias, working, wide),
         reference=reference,
     )
+    add_to_record(call, "+ieee" if any(fallen) else "")
+    return result
 
 
 def _symmetric(x: torch.Tensor) -> torch.Tensor:

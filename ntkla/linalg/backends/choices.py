@@ -46,6 +46,7 @@ CHOICES = (
     Choice(ANY, "cpu", _WIDE + _SINGLE + _HALF, ANY, NEVER, "Triton makes no code for processors"),
     Choice("gram", "cuda", _WIDE, "float64", NEVER, _NOT_MEASURED),
     Choice("gram", "cuda", _SINGLE, "ieee", NEVER, _NOT_MEASURED),
+    Choice("gram", "cuda", _SINGLE, "split", NEVER, _NOT_MEASURED),
     Choice("gram", "cuda", _SINGLE, "float64", NEVER, _NOT_MEASURED),
     Choice("gram", "cuda", _HALF, "bf16", NEVER, _NOT_MEASURED),
     Choice("gram", "cuda", _HALF, "ieee", NEVER, _NOT_MEASURED),
@@ -96,6 +97,14 @@ def takes_kernel(
 ) -> bool:
     """True when the table prefers the Triton kernel to torch for a call of so many multiplications."""
     return preferred(primitive, device, dtype, mode, features, work, without=("cublas",)) == "triton"
+
+
+def ever_taken(primitive: str, mode: str, dtype: torch.dtype) -> bool:
+    """True when the table takes the kernel of a primitive in this mode for some call on some device."""
+    return any(
+        row.primitive == primitive and row.mode == mode and dtype in row.dtypes and row.least_work < NEVER
+        for row in CHOICES
+    )
 
 
 def most_features(primitive: str) -> float:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -50,7 +50,8 @@ def last_dispatch() -> str | None:
     """What the last primitive in this context really ran, None before the first.
 
     `"torch:gram:float64"` names the type that torch multiplied in, `"triton:gram:ieee"` and `"cublas:gram:float64"` the
-    arithmetic of the kernel.
+    arithmetic of the kernel, `"triton:gram:split+ieee"` that some rows could not be split and were
+    multiplied in that mode.
     """
     return _last.get()
 
@@ -109,6 +110,13 @@ def implementation(call: Call) -> str:
     if call.symmetric and preferred(*key, call.features, call.work) == "cublas":
         return "cublas"
     return "triton" if takes_kernel(*key, call.features, call.work) else "torch"
+
+
+def at_best(call: Call, precision: str) -> Call:
+    """`call` in mode "split" instead of "ieee", where the caller leaves that open and the table takes it."""
+    split = replace(call, mode="split")
+    left_open = precision == "auto" and call.mode == "ieee" and call.x.dtype == torch.float32
+    return split if left_open and wanted_backend() == "auto" and implementation(split) == "triton" else call
 
 
 def kernel_wanted(call: Call) -> bool:
@@ -202,6 +210,13 @@ def resolve(primitive: str) -> str:
             f"{primitive}: the backend '{wanted}' was forced, but there is only a torch body. Use backend('auto')."
         )
     return "torch"
+
+
+def add_to_record(call: Call, more: str) -> None:
+    """Adds to what `last_dispatch` says of a call whose kernel has run; nothing where another implementation has."""
+    ran = f"triton:{call.primitive}:{call.mode}"
+    if _last.get() == ran:
+        _last.set(ran + more)
 
 
 def record(primitive: str, implementation: str, dtype: torch.dtype | str) -> None:

@@ -56,6 +56,29 @@ def gram(x: torch.Tensor, y: torch.Tensor | None, bias: bool, mode: str) -> torc
     return launch(x, y, bias=bias, mode=mode)
 
 
+def split(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """`csrc_triton.planes.split`, which takes no Triton: planes, exponents, which rows fell back, and those rows."""
+    from csrc_triton.planes import split as launch
+
+    return tuple(launch(x))
+
+
+def restored(planes: Sequence[torch.Tensor]) -> torch.Tensor:
+    """`csrc_triton.planes.restored`: the numbers that planes hold."""
+    from csrc_triton.planes import RowPlanes
+    from csrc_triton.planes import restored as launch
+
+    return launch(RowPlanes(*planes))
+
+
+def split_gram(x: Sequence[torch.Tensor], y: Sequence[torch.Tensor] | None, bias: bool) -> torch.Tensor:
+    """`csrc_triton.split_gram` of what `split` made."""
+    from csrc_triton.planes import RowPlanes
+    from csrc_triton.split_gram import split_gram as launch
+
+    return launch(RowPlanes(*x), None if y is None else RowPlanes(*y), bias=bias)
+
+
 def normal_matmul(
     x: torch.Tensor, w: torch.Tensor, weights: torch.Tensor | None, bias: bool, mode: str
 ) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ntkla.linalg import checks
+from ntkla.linalg.backends.choices import ever_taken
 from ntkla.linalg.design import widened
 from ntkla.linalg.errors import DtypeError, ShapeError
 
@@ -17,28 +18,40 @@ def chosen_precision(precision: str, x: torch.Tensor, also: tuple[str, ...] = ()
 
     Raises:
         ArgumentError: for another word.
-        DtypeError: for "bf16" with inputs whose products are not exact in float32.
+        DtypeError: for "bf16" with inputs whose products are not exact in float32, for "split" with other than float32.
     """
     checks.choice("precision", precision, PRECISIONS + also)
     if precision == "bf16" and x.dtype not in _HALF:
         raise DtypeError(f"precision 'bf16': expected bfloat16 or float16 arrays, got {x.dtype}. Use 'auto'.")
+    if precision == "split" and x.dtype != torch.float32:
+        raise DtypeError(f"precision 'split': expected float32 arrays, got {x.dtype}. Use 'auto'.")
     return precision
 
 
 def arithmetic(dtype: torch.dtype, precision: str) -> str:
-    """The mode of a kernel for inputs of a type: "float64", "ieee" (float32), or "bf16" (exact float32 products)."""
+    """The mode of a kernel for inputs of a type: "float64", "ieee" (float32), or "bf16" (exact float32 products).
+
+    "split" (float32 as two planes of float16) where it is asked for; for "auto" see `dispatch.at_best`.
+    """
     if accumulation_dtype(dtype, precision) == torch.float64:
         return "float64"
+    if precision == "split":
+        return "split"
     return "bf16" if dtype in _HALF and precision != "ieee" else "ieee"
 
 
-def gram_roundings(features: int, dtype: torch.dtype, precision: str) -> int:
+def gram_roundings(features: int, dtype: torch.dtype, precision: str, primitive: str = "gram") -> int:
     """How many roundings, in the returned type, an entry of `gram` meets at most, whatever implementation runs.
 
     A sum of F products with the bias meets F + 1 in any order.  In mode "bf16" tensor cores may cut what they add
     instead of rounding it, twice a rounding: `csrc_triton.gram` counts up to 2.5 F + 5 of them in a block of 128
-    features or less, 320 in a longer row, and one for each block.
+    features or less, 320 in a longer row, and one for each block.  In mode "split" `csrc_triton.split_gram` counts so
+    in blocks of 64, and 11 for what planes lose, for where their products meet and for the bias; torch, from planes,
+    F + 5.  "auto" counts what "split" does once a row of the table takes it for this primitive, on any device.
     """
+    auto = precision == "auto" and arithmetic(dtype, precision) == "ieee" and ever_taken(primitive, "split", dtype)
+    if precision == "split" or auto:
+        return max(features + 5, min(3 * features, 160) + features // 64 + 15)
     if arithmetic(dtype, precision) != "bf16":
         return features + 1
     return max(features + 1, min(3 * features, 320) + 8)
