@@ -11,9 +11,12 @@ import torch
 import triton
 import triton.language as tl
 
+from csrc_triton import split_gram
 from csrc_triton.gram import MODES, gram, pinned_tile
 from csrc_triton.layer_ntk import layer_ntk
 from csrc_triton.normal_matmul import normal_matmul
+from csrc_triton.planes import split
+from csrc_triton.tiles import architecture
 from tests.kernels.draws import DEVICE, factors, formula, whole
 
 
@@ -39,7 +42,22 @@ def launch_all() -> int:
             design = torch.cat([x, torch.ones_like(x[:, :1])], 1).double()
             _expect(normal_matmul(x, w, bias=True, mode=mode), design.T @ (design @ w.double()))
             launched += 1
-    return launched
+    return launched + launch_split()
+
+
+def launch_split() -> int:
+    """The same of the mode "split": rows that fall back, the last of a tile and of the matrix, among them."""
+    tile = split_gram.pinned_tile(architecture(torch.device(DEVICE)))
+    x, y = whole(2 * tile.rows + 1, tile.depth + 1), whole(3, tile.depth + 1, seed=1)
+    x[-1], x[tile.rows - 1] = 0.0, 0.0
+    x[-1, 0] = x[tile.rows - 1, 1] = torch.finfo(torch.float32).tiny / 2
+    zeros = x.double()
+    zeros[-1], zeros[tile.rows - 1] = 0.0, 0.0
+    for other in (None, y):
+        right = zeros if other is None else other.double()
+        planes = None if other is None else split(other)
+        _expect(split_gram.split_gram(split(x), planes, bias=True), zeros @ right.T + 1)
+    return 2
 
 
 def _expect(computed: torch.Tensor, exact: torch.Tensor) -> None:

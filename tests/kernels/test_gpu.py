@@ -23,6 +23,8 @@ from csrc_triton.gram import MODES, gram, gram_error
 from csrc_triton.layer_ntk import layer_ntk
 from csrc_triton.layer_tiles import layer_ntk_error
 from csrc_triton.normal_matmul import normal_matmul_error
+from csrc_triton.planes import split
+from csrc_triton.split_gram import split_gram, split_gram_error
 from tests.kernels.normal_problems import CASES as NORMAL_CASES
 from tests.kernels.normal_problems import drawn, run, small
 
@@ -43,6 +45,21 @@ def test_grams_of_many_tiles_have_the_exact_entries(place, mode, dtype, symmetri
     y = None if symmetric else whole(m, features, seed=1, dtype=dtype)
     right = x if y is None else y
     assert torch.equal(gram(x, y, bias=True, mode=mode).double(), x.double() @ right.double().T + 1)
+
+
+@places
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_grams_of_many_planes_have_the_exact_entries(place, symmetric):
+    """The right side has numbers of 13 bits, and so low planes; a row in a thousand of the left one falls back."""
+    n, m, features = (2049, 1023, 777) if place == GPU else (33, 15, 18)
+    x = whole(n, features, most=7)
+    x[7::1000], x[7::1000, 0] = 0.0, 2.0**-130
+    y = None if symmetric else whole(m, features, seed=2, most=15) + whole(m, features, seed=3, most=1) * 2.0**-9
+    planes, exact = split(x), x.double().masked_fill(x.abs() < 2.0**-126, 0.0)
+    assert planes.fallen.tolist() == list(range(7, n, 1000))
+    right = exact if y is None else y.double()
+    expected = (exact @ right.T + 1).float()
+    assert torch.equal(split_gram(planes, None if y is None else split(y), bias=True), expected)
 
 
 @places
@@ -106,6 +123,14 @@ def gram_check(place: str, mode: str, dtype: torch.dtype) -> Checked:
     return gram(x, y, bias=True, mode=mode), lambda found: check_product(found, [left, right.T], error=error)
 
 
+def split_check(place: str, mode: str, dtype: torch.dtype) -> Checked:
+    n, features = (3001, 2048) if place == GPU else (35, 40)
+    x, y = normal(n, features, dtype=dtype) + 1, normal(n // 2, features, seed=1, dtype=dtype)
+    y[3, 3] = 1e-30
+    error = split_gram_error(features)
+    return split_gram(split(x), split(y)), lambda found: check_product(found, [x, y.T], error=error)
+
+
 def layer_check(place: str, mode: str, dtype: torch.dtype) -> Checked:
     n, outputs, positions, inputs, deltas = (150, 4, 5, 192, 64) if place == GPU else (4, 2, 2, 20, 5)
     a, d = factors(n, outputs, positions, inputs, deltas, dtype=dtype, draw=normal)
@@ -131,7 +156,12 @@ def normal_check(place: str, mode: str, dtype: torch.dtype) -> Checked:
     return run(problem, mode), lambda found: check_product(found, [weighted, x, w], error=error)
 
 
-CHECKS = {"gram": (gram_check, CASES), "layer_ntk": (layer_check, CASES), "normal_matmul": (normal_check, NORMAL_CASES)}
+CHECKS = {
+    "gram": (gram_check, CASES),
+    "split_gram": (split_check, [("split", torch.float32)]),
+    "layer_ntk": (layer_check, CASES),
+    "normal_matmul": (normal_check, NORMAL_CASES),
+}
 RANDOM = [(kernel, mode, dtype) for kernel, (_, cases) in CHECKS.items() for mode, dtype in cases]
 
 
