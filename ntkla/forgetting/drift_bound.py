@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 
+from ntkla.linalg import host
 from ntkla.linalg.arithmetic.products import pieced_gamma
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_lower, norm_upper, norms_below, rounded_up
@@ -79,8 +80,9 @@ def drift_scale(old: DesignMatrix, x: torch.Tensor, drift: Drift, enough: float)
     scale = max(scale, total / math.sqrt(old.rows * x.shape[1]))
     if scale >= enough:
         return scale
-    norms = [norm_lower(block.abs() @ magnitudes) for _, block in old.blocks()]
-    return max(scale, math.hypot(*norms) * (1.0 - rounding))
+    products = (block.abs() @ magnitudes for _, block in old.blocks())
+    norms = [norms_below(norm_upper(product), product.numel()) for product in products]
+    return max(scale, math.hypot(*host.numbers(*norms)) * (1.0 - rounding))
 
 
 class Size(NamedTuple):

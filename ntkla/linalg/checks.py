@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 
+from ntkla.linalg import host
 from ntkla.linalg.errors import (
     ArgumentError,
     DeviceError,
@@ -103,7 +104,7 @@ def finite(name: str, x: torch.Tensor) -> None:
     """Raises NonFiniteError for a NaN or an infinity, ScaleError for entries whose products overflow."""
     if x.numel() == 0:
         return
-    low, high = float(x.amin()), float(x.amax())  # not torch.aminmax, which copies what is not contiguous
+    low, high = host.numbers(x.amin(), x.amax())  # not torch.aminmax, which copies what is not contiguous
     if not (math.isfinite(low) and math.isfinite(high)):
         bad = int((~torch.isfinite(x)).sum())
         raise NonFiniteError(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 
+from ntkla.linalg import host
 from ntkla.linalg.arithmetic.probe import require_conventional_products
 from ntkla.linalg.arithmetic.products import PIECE, add_matmul, pieced_matmul
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, UNIT_ROUNDOFF, flushes_subnormals, gamma, norm_upper
@@ -210,15 +211,18 @@ class DesignMatrix(Design):
         dtype = torch.promote_types(self.features.dtype, torch.float32)
         norms = self._plain_row_norms(dtype)
         rounding, least, greatest = gamma(count + 8, UNIT_ROUNDOFF[dtype]), *_SQUARES_KEPT[dtype]
-        if not (math.isfinite(rounding) and bool(((norms > least) & (norms < greatest)).all())):
+        vanished = norms < _ALL_BUT_ZERO
+        kept, some = host.numbers(((norms > least) & (norms < greatest)).all(), vanished.any())
+        if not (math.isfinite(rounding) and kept):
             norms = self._plain_row_norms(torch.float64)
             rounding, least = gamma(count + 8), 0.0
+            vanished = norms < _ALL_BUT_ZERO
+            some = float(vanished.any())
         flushed = float(torch.finfo(self.features.dtype).tiny) if self._flushed else 0.0
         # Squares below the smallest normal number may vanish, and flushed arithmetic drops the stored subnormals.
         dropped = 0.0 if least > 0 else math.sqrt(count) * 2.0**-511
-        vanished = norms < _ALL_BUT_ZERO
         norms = norms * (1.0 + rounding) + (dropped + math.sqrt(count) * flushed)
-        if bool(vanished.any()):
+        if some:
             # Rows of zeros, most of all: their bound must not be what other rows may have lost.
             norms[vanished] = norm_upper(widened(self.features[vanished]), dim=1)
         return (torch.hypot(norms, torch.ones_like(norms)) if self.bias else norms) * SHORT_CHAIN

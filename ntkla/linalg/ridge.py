@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ntkla.linalg import checks
+from ntkla.linalg import checks, host
 from ntkla.linalg.design import DesignMatrix, widened
-from ntkla.linalg.precision import DEFAULT_TOLERANCE, NEGLIGIBLE, norm_lower, norm_upper, ratio
+from ntkla.linalg.precision import DEFAULT_TOLERANCE, NEGLIGIBLE, norm_upper, norms_below, ratio
 from ntkla.linalg.results import Result
 from ntkla.linalg.solve.normal_solver import NormalSolve, SolveDiagnostics, prepare
-from ntkla.linalg.solve.refine import relative_goal
+from ntkla.linalg.solve.rounds import relative_goal
 from ntkla.linalg.solve.stability import SolutionError
 from ntkla.linalg.solve.weights import SampleWeights
 from ntkla.linalg.status import Status
@@ -139,5 +139,6 @@ def ridge_solve(
 def _measured(solve: NormalSolve) -> tuple[SolutionError, float]:
     """The error of the solution, and its 2-norm over the solution's, biases included in both."""
     error = solve.error
-    size = float(norm_upper(solve.stability.whole(error)))
-    return error, ratio(size, norm_lower(solve.solution.x.high))
+    x = solve.solution.x.high
+    length = norms_below(norm_upper(x), x.numel())
+    return error, ratio(*host.numbers(norm_upper(solve.stability.whole(error)), length))

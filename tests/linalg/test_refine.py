@@ -13,7 +13,8 @@ from ntkla.linalg.precision import DEFAULT_TOLERANCE, U64
 from ntkla.linalg.ridge import ridge_solve
 from ntkla.linalg.solve.factor import CholeskyFactor, QRFactor
 from ntkla.linalg.solve.normal_problem import NormalProblem
-from ntkla.linalg.solve.refine import Candidate, Refinement, relative_goal
+from ntkla.linalg.solve.refine import Candidate, Refinement
+from ntkla.linalg.solve.rounds import relative_goal
 from ntkla.linalg.solve.stability import Stability
 from ntkla.testing import FeatureSpec, RidgeProblem, check_ridge, compare_columns
 from ntkla.testing.ball_solutions import ridge_solution
@@ -24,6 +25,7 @@ class Worthless:
     """A factor whose every answer is `answer` of what a genuine one says."""
 
     name = "worthless"
+    precision = torch.float64
 
     def __init__(self, problem: NormalProblem, answer: Callable[[torch.Tensor], torch.Tensor]) -> None:
         genuine = QRFactor.build(problem)

@@ -10,7 +10,7 @@ from ntkla.linalg.precision import gamma
 from ntkla.linalg.solve.formed import formed_gram_matrix, formed_normal_matrix
 from ntkla.linalg.solve.normal import float32_normal_matrix, gram_matrix, normal_matrix
 from ntkla.linalg.solve.normal_solver import prepare
-from ntkla.linalg.solve.refine import relative_goal
+from ntkla.linalg.solve.rounds import relative_goal
 from ntkla.linalg.solve.weights import SampleWeights
 from ntkla.linalg.stacked_design import StackedDesign
 from ntkla.testing import compare_columns, ridge_solution

@@ -11,7 +11,7 @@ import torch
 
 from ntkla.forgetting.descent.trained import TrainedUpdate
 from ntkla.linalg.solve.normal_solver import NormalSolve, SolveDiagnostics
-from ntkla.linalg.solve.refine import relative_goal
+from ntkla.linalg.solve.rounds import relative_goal
 from ntkla.linalg.solve.stability import SolutionError, Stability
 from ntkla.linalg.status import Status
 

@@ -13,7 +13,6 @@ of which the first is small because x and x_0 are next to each other, and the re
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +22,7 @@ from ntkla.linalg.precision import SHORT_CHAIN, U64, norm_upper, rounded_up
 from ntkla.linalg.solve.inexact_rows import Inexactness
 from ntkla.linalg.solve.minimum_norm import RowRankRefinement, TruncatedSolution
 from ntkla.linalg.solve.refine import Refinement
+from ntkla.linalg.solve.rounds import Goal
 from ntkla.linalg.solve.stability import SolutionError, Stability
 
 # The share of a goal that is left to the stored problem's own error.
@@ -97,17 +97,17 @@ class CompensatedSolution:
         error = self.solution.error
         return error + self._added(error)
 
-    def reach(self, goal: Callable[[torch.Tensor], float]) -> bool:
+    def reach(self, goal: Goal) -> bool:
         """Improves `x` until the size of its error is at most `goal(x.high)`; False when it stops improving."""
         self.solution.reach(lambda x: _SHARE * goal(x))
-        while self.error.size() > goal(self.x.high):
+        while self.error.size() > (wanted := float(goal(self.x.high))):
             added = self._added(self.solution.error).size()
-            if added <= (1.0 - _SHARE) * goal(self.x.high) or not self._compensate():
+            if added <= (1.0 - _SHARE) * wanted or not self._compensate():
                 return False
             self.solution.reach(lambda x: _SHARE * goal(x))
             if not self._added(self.solution.error).size() <= added / 2:
                 break
-        return self.error.size() <= goal(self.x.high)
+        return self.error.size() <= float(goal(self.x.high))
 
     def _compensate(self) -> bool:
         """Moves the right side to what the exact problem has at x; False where there is no ridge, or no more use."""

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import torch
 
+from ntkla.linalg import host
 from ntkla.linalg.arithmetic.slicing import power_of_two
 from ntkla.linalg.solve.formed import formed_gram_matrix, formed_normal_matrix
 from ntkla.linalg.solve.normal_problem import NormalProblem
@@ -26,6 +27,7 @@ class Factor(Protocol):
     """What the refinement needs of a factor."""
 
     name: str
+    precision: torch.dtype  # what it is rounded in, for a prediction of its contraction
 
     def start(self, problem: NormalProblem) -> torch.Tensor:
         """A first solution [K, C]."""
@@ -46,6 +48,7 @@ class _Primal:
     """A factor R^T R of the scaled normal matrix."""
 
     name: str
+    precision = torch.float64
     triangle: torch.Tensor
     upper: bool
     scale: torch.Tensor
@@ -69,7 +72,7 @@ class CholeskyFactor(_Primal):
     """Cholesky factor of the normal matrix, formed and factored in `dtype`."""
 
     def __init__(self, triangle: torch.Tensor, scale: torch.Tensor, kernel: str | None = None) -> None:
-        self.triangle, self.scale, self.upper = triangle, scale, False
+        self.triangle, self.scale, self.upper, self.precision = triangle, scale, False, triangle.dtype
         self.name = _named(f"cholesky:{str(triangle.dtype).removeprefix('torch.')}", kernel)
 
     @classmethod
@@ -77,7 +80,8 @@ class CholeskyFactor(_Primal):
         """None when the matrix is not positive definite, or not finite, in this precision."""
         matrix, kernel = formed_normal_matrix(problem.design, problem.weights, dtype)
         diagonal = matrix.diagonal().to(torch.float64) + penalty_of(problem)
-        if not bool(torch.isfinite(diagonal).all()) or not bool((diagonal > 0).all()):
+        definite = (torch.isfinite(diagonal) & (diagonal > 0)).all()
+        if host.reads_are_free(diagonal.device) and not bool(definite):
             return None
         scale = _even_scale(diagonal)
         narrow = scale.to(dtype)
@@ -85,7 +89,7 @@ class CholeskyFactor(_Primal):
         matrix *= narrow
         matrix.diagonal().copy_((diagonal * scale * scale).to(dtype))
         triangle, info = torch.linalg.cholesky_ex(matrix)
-        return cls(triangle, scale, kernel) if int(info) == 0 else None
+        return cls(triangle, scale, kernel) if host.numbers(definite, info) == [1.0, 0.0] else None
 
 
 class QRFactor(_Primal):
@@ -116,6 +120,8 @@ class DualFactor:
 
     With weights D it is that of `D^1/2 Phi`, where centring takes the weighted means off Phi.
     """
+
+    precision = torch.float64
 
     def __init__(
         self, problem: NormalProblem, penalty: float, free_bias: bool, triangle: torch.Tensor, kernel: str | None

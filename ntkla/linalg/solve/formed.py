@@ -14,7 +14,7 @@ from ntkla.linalg.backends.dispatch import Call, implementation, last_dispatch
 from ntkla.linalg.backends.primitive import arithmetic
 from ntkla.linalg.design import Design, DesignMatrix
 from ntkla.linalg.ops import gram
-from ntkla.linalg.solve.normal import float32_normal_matrix, gram_matrix, normal_matrix
+from ntkla.linalg.solve.normal import float32_normal_matrix, float64_normal_matrix, gram_matrix
 from ntkla.linalg.solve.weights import SampleWeights
 
 # Features in one launch, 128 MiB in float64: weighted rows are copies, and so are 16-bit ones for mode "float64".
@@ -36,8 +36,8 @@ def formed_normal_matrix(design: Design, weights: SampleWeights | None, dtype: t
     """
     double = dtype == torch.float64
     if not _gram_wanted(design.parts[0].design.features.T, double):
-        matrix = normal_matrix(design, weights).matrix if double else float32_normal_matrix(design, weights)
-        return Formed(matrix, None)
+        form = float64_normal_matrix if double else float32_normal_matrix
+        return Formed(form(design, weights), None)
     matrix = torch.zeros((design.columns, design.columns), dtype=dtype, device=design.device)
     step = max(1, _SLAB_ENTRIES // design.columns)
     for first, part in design.parts:

@@ -20,7 +20,6 @@ residual and the least eigenvalue are certified for the exact weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,6 +37,7 @@ from ntkla.linalg.solve.normal import gram_matrix, normal_matrix
 from ntkla.linalg.solve.normal_problem import NormalProblem, adjoint_underflow
 from ntkla.linalg.solve.refine import Refinement
 from ntkla.linalg.solve.residual import residual
+from ntkla.linalg.solve.rounds import Goal
 from ntkla.linalg.solve.stability import SolutionError, Stability
 from ntkla.linalg.solve.weights import SampleWeights
 
@@ -68,7 +68,7 @@ class TruncatedSolution:
         infinite = torch.full_like(x[0], math.inf)
         self.error = SolutionError(infinite, torch.zeros_like(infinite))
 
-    def reach(self, goal: Callable[[torch.Tensor], float]) -> bool:
+    def reach(self, goal: Goal) -> bool:
         """Always False: the bound is infinite."""
         return False
 
@@ -99,10 +99,10 @@ class RowRankRefinement:
         weights = rounded_up(outside + self._displacement)
         return SolutionError(weights, torch.zeros_like(weights))
 
-    def reach(self, goal: Callable[[torch.Tensor], float]) -> bool:
+    def reach(self, goal: Goal) -> bool:
         """Improves `x` until the size of its error is at most `goal(x.high)`; False when it stops improving."""
         for _ in range(_MOST_CORRECTIONS):
-            wanted, size = goal(self.x.high), self.error.size()
+            wanted, size = float(goal(self.x.high)), self.error.size()
             if size <= wanted:
                 return True
             if self.stability.gain * float(norm_upper(self._outputs.output_error)) > wanted / 4:
@@ -113,7 +113,7 @@ class RowRankRefinement:
             self._correct()
             if self.error.size() > size / 2:
                 break
-        return self.error.size() <= goal(self.x.high)
+        return self.error.size() <= float(goal(self.x.high))
 
     def _measure(self, level: int) -> None:
         self.levels = (level, 0)

@@ -39,11 +39,16 @@ def normal_matrix(design: Design, weights: SampleWeights | None = None) -> Bound
 
     Cost: n columns^2 operations (one triangle only) and one float64 block of the features at a time (two with weights).
     """
+    matrix = float64_normal_matrix(design, weights)
+    return BoundedMatrix(matrix, _rounding(matrix, design, weights))
+
+
+def float64_normal_matrix(design: Design, weights: SampleWeights | None = None) -> torch.Tensor:
+    """The same without its bound."""
     accumulator = torch.zeros((design.columns, design.columns), dtype=torch.float64, device=design.device)
     for rows, block in design.blocks():
         add_square(accumulator, block if weights is None else block * weights.roots[rows, None])
-    matrix = _mirrored(accumulator)
-    return BoundedMatrix(matrix, _rounding(matrix, design, weights))
+    return _mirrored(accumulator)
 
 
 def float32_normal_matrix(design: Design, weights: SampleWeights | None = None) -> torch.Tensor:

@@ -64,9 +64,10 @@ class NormalProblem:
         return math.sqrt(self.design.rows) if self.weights is None else self.weights.root_total
 
     @cached_property
-    def largest_penalty(self) -> float:
+    def largest_penalty(self) -> torch.Tensor:
         """Upper bound of the largest entry of the penalty."""
-        return sum(float(diagonal.max()) for diagonal in self.diagonals) * SHORT_CHAIN
+        largest = (diagonal.max() for diagonal in self.diagonals)
+        return sum(largest, start=self.targets.new_zeros(())) * SHORT_CHAIN
 
     def small_terms(self, x: Doubled) -> torch.Tensor:
         """||p x|| + ||shift|| per column, to a few roundings."""

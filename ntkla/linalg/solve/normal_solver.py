@@ -173,7 +173,7 @@ def prepare(
         shift = two_product(-decay * mask[:, None], start)
     frobenius = design.frobenius() if weights is None else weights.frobenius
     problem = NormalProblem(design, targets, diagonals, shift, frobenius, weights)
-    stability = Stability.ridge(ridge + decay, design, free_bias, weights)
+    stability = Stability.ridge(ridge + decay, design, free_bias, weights, frobenius)
     chain = _candidates(problem, ridge + decay, free_bias, picked)
     return NormalSolve(Refinement(problem, stability, chain), stability, picked, needed, tolerance)
 

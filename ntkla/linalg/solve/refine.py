@@ -13,18 +13,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
+from ntkla.linalg import host
 from ntkla.linalg.arithmetic.doubled import Doubled, add
 from ntkla.linalg.arithmetic.products import pieced_gamma
 from ntkla.linalg.arithmetic.slicing import HIGHEST_LEVEL, slice_bits
-from ntkla.linalg.precision import NEGLIGIBLE, U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.precision import U64, gamma, norm_upper, rounded_up
 from ntkla.linalg.solve.factor import Factor
 from ntkla.linalg.solve.normal_problem import NormalProblem, Residual
 from ntkla.linalg.solve.one_pass import one_pass_change, one_pass_wanted
 from ntkla.linalg.solve.residual import residual
+from ntkla.linalg.solve.rounds import (
+    Goal,
+    Seen,
+    Standing,
+    State,
+    predicted_contraction,
+    seen,
+    standing,
+    steps_ahead,
+    tried,
+)
 from ntkla.linalg.solve.stability import SolutionError, Stability
 
 # Two products round, and the rest of the goal is left to the residual itself.
@@ -36,16 +48,6 @@ _MOST_STEPS = 106
 _CONTRACTION = 0.5
 
 Candidate = tuple[str, Callable[[], Factor | None]]
-
-
-@dataclass
-class _State:
-    """The current solution, its residual, and the bound on what rounding did to both."""
-
-    x: Doubled
-    rho: torch.Tensor
-    rounding: SolutionError
-    fresh: bool  # no plain update since the residual was computed in full
 
 
 class Refinement:
@@ -64,13 +66,12 @@ class Refinement:
         self.levels = (0, 0)
         self._candidates = list(candidates)
         self._factor: Factor | None = None
-        self._state: _State | None = None
+        self._state: State | None = None
         zeros = torch.zeros((), dtype=torch.float64, device=problem.targets.device).expand_as(problem.targets)
         self._homogeneous = replace(problem, targets=zeros, shift=None)
-        self._parts: tuple[float, ...] = (
-            math.inf,
-            math.inf,
-        )  # what the two products of the last full residual add to the error
+        self._parts: tuple[torch.Tensor, ...] = ()  # what the two products of the last full residual add to the error
+        self._ahead = _MOST_STEPS  # the longest round that pays: rounding cut the last one there
+        self._contraction = _CONTRACTION  # what the factor is expected to leave of a residual
 
     @property
     def factor_name(self) -> str:
@@ -89,33 +90,44 @@ class Refinement:
         assert self._state is not None, "reach() comes first"
         return self.stability.remaining(self._state.rho) + self._state.rounding
 
-    def reach(self, goal: Callable[[torch.Tensor], float]) -> bool:
+    def reach(self, goal: Goal) -> bool:
         """Improves `x` until its error is at most `goal(x.high)`; False when rounding or the factors forbid it."""
         if self._state is None:
             self._begin()
         assert self._state is not None
-        for _ in range(_MOST_STEPS):
-            wanted = goal(self.x.high)
-            if not self._state.fresh and self._state.rounding.size() > 2 * _SHARE * wanted:
-                forward, adjoint = self._levels(wanted)
+        now, left = self._standing(goal), _MOST_STEPS
+        while left > 0:
+            if not self._state.fresh and now.rounding > 2 * _SHARE * now.wanted:
+                forward, adjoint = self._levels(now.wanted)
                 self._measure((max(forward, self.levels[0]), max(adjoint, self.levels[1])))
-            if self.error.size() <= wanted:
+                now = self._standing(goal)
+            if now.error <= now.wanted:
                 return True
-            if self._state.rounding.size() > 2 * _SHARE * wanted:
-                if self._raise_levels(wanted):
+            if now.rounding > 2 * _SHARE * now.wanted:
+                raised = self._raise_levels(now.wanted)
+                now = self._standing(goal)
+                if raised:
+                    left -= 1
                     continue
                 # No level reaches the goal: corrections pay only until rho is down to its own rounding.
-                if self.stability.remaining(self._state.rho).size() <= self._state.rounding.size():
+                if now.remaining <= now.rounding:
                     return False
-            if not self._correct():
-                return self.error.size() <= goal(self.x.high)
+            before = self.corrections
+            now, going_on = self._round(now, goal, left)
+            if not going_on:
+                return now.error <= now.wanted
+            left -= max(1, self.corrections - before)
         return False
+
+    def _standing(self, goal: Goal) -> Standing:
+        assert self._state is not None
+        return standing(self._state, self.stability, goal)
 
     def move_right_side(self, shift: Doubled) -> None:
         """Goes on with another `shift` of the same matrix; the solution so far is where the next one starts."""
         self.problem = replace(self.problem, shift=shift)
         unknown = torch.full_like(shift.high[0], math.inf)
-        self._state = _State(self.x, self.x.high, SolutionError(unknown, unknown), fresh=False)
+        self._state = State(self.x, self.x.high, SolutionError(unknown, unknown), fresh=False)
 
     def _begin(self) -> None:
         while True:
@@ -133,7 +145,7 @@ class Refinement:
     def _start_from(self, x: torch.Tensor) -> None:
         # Nothing is known of its residual yet: an infinite rounding makes `reach` measure it, however small x is.
         unknown = torch.full(x.shape[1:], math.inf, dtype=torch.float64, device=x.device)
-        self._state = _State(Doubled(x, torch.zeros_like(x)), x, SolutionError(unknown, unknown), fresh=False)
+        self._state = State(Doubled(x, torch.zeros_like(x)), x, SolutionError(unknown, unknown), fresh=False)
 
     def _next_factor(self, reason: str) -> bool:
         """Moves on to the next candidate that can be built; False when none is left (the old one then stays)."""
@@ -142,6 +154,7 @@ class Refinement:
             factor = build()
             if factor is not None:
                 self._factor = factor
+                self._contraction = predicted_contraction(factor.precision, self.problem.frobenius, self.stability)
                 return True
             self.escalations.append(f"{name} {reason}")
         return False
@@ -152,14 +165,13 @@ class Refinement:
         r = residual(self.problem, self._state.x, levels)
         zero = torch.zeros_like(r.output_error)
         products = replace(r, adjoint_error=zero, bias_error=zero), replace(r, output_error=zero)
-        self._parts = tuple(self.stability.rounding(part).size() for part in products)
-        self._state = _State(self._state.x, r.value, self.stability.rounding(r), fresh=True)
+        self._parts = tuple(self.stability.rounding(part).norm for part in products)
+        self._state = State(self._state.x, r.value, self.stability.rounding(r), fresh=True)
 
     def _levels(self, wanted: float) -> tuple[int, int]:
         """The least levels whose rounding, estimated from norms, is at most its share of the goal."""
         design, whole = self.problem.design, self.problem.frobenius
-        x = float(norm_upper(self.x.high))
-        target_norm = float(norm_upper(self.problem.target_norms))
+        x, target_norm = host.numbers(norm_upper(self.x.high), norm_upper(self.problem.target_norms))
         output = target_norm if self.problem.shift is None else target_norm + whole * x
         forward = pieced_gamma(design.columns) * whole * x * self.stability.gain
         adjoint = gamma(design.summands) * whole * output / self.stability.least
@@ -177,31 +189,43 @@ class Refinement:
         if not self._state.fresh:
             self._measure(self.levels)
             return True
-        raised = [part > min(_SHARE * wanted, max(self._parts)) / 2 for part in self._parts]
+        *parts, before = host.numbers(*self._parts, self._state.rounding.norm)
+        raised = [part > min(_SHARE * wanted, max(parts)) / 2 for part in parts]
         forward, adjoint = (min(s + r, HIGHEST_LEVEL) for s, r in zip(self.levels, raised, strict=True))
         if (forward, adjoint) == self.levels:
             return False
-        before = self._state.rounding.size()
         self._measure((forward, adjoint))
         return self._state.rounding.size() < before
 
-    def _correct(self) -> bool:
-        """One correction; False when no factor contracts the residual any more."""
-        assert self._state is not None
+    def _round(self, now: Standing, goal: Goal, most: int) -> tuple[Standing, bool]:
+        """Corrections until the prediction says that the goal is met; False when no factor contracts the residual."""
         if self._factor is None:
-            return False
-        step = self._factor.solve(self._state.rho)
-        if bool(torch.isfinite(step).all()):
-            applied = self._apply(step)
-            rho = self._state.rho + applied.value
-            before, after = float(norm_upper(self._state.rho)), float(norm_upper(rho))
-            if after <= _CONTRACTION * before:
-                self._accept(step, rho, applied)
-                return True
-            reason = f"contracted the residual by {after / before:.2g}, less than 1/2"
-        else:
-            reason = "overflowed"
-        name = self._factor.name
+            return now, False
+        assert self._state is not None
+        steps, state = [], self._state
+        for _ in range(min(most, self._ahead, steps_ahead(now, self._contraction, state.rho.device))):
+            step = self._factor.solve(state.rho)
+            following = self._following(state, step)
+            steps.append(tried(state, step, following))
+            state = following
+        for kept, one in enumerate(seen(steps, self.stability, goal), start=1):
+            if not one.finite or not one.after <= _CONTRACTION * one.before:
+                return now, self._escalate(one)
+            self._state, now = one.state, one.standing
+            self._contraction = one.after / one.before
+            self.corrections += 1
+            cut = now.rounding > 2 * _SHARE * now.wanted
+            self._ahead = kept if cut else _MOST_STEPS
+            if cut or now.error <= now.wanted:
+                break
+        return now, True
+
+    def _escalate(self, failed: Seen) -> bool:
+        """Goes on to the next factor after a correction that did not help; False when there is none."""
+        assert self._factor is not None
+        name, reason = self._factor.name, "overflowed"
+        if failed.finite:
+            reason = f"contracted the residual by {failed.after / failed.before:.2g}, less than 1/2"
         if not self._next_factor("could not be built"):
             return False
         self.escalations.append(f"{name} {reason}")
@@ -213,25 +237,16 @@ class Refinement:
             return one_pass_change(self._homogeneous, step)
         return residual(self._homogeneous, Doubled(step, torch.zeros_like(step)), (0, 0))
 
-    def _accept(self, step: torch.Tensor, rho: torch.Tensor, applied: Residual) -> None:
-        assert self._state is not None
+    def _following(self, state: State, step: torch.Tensor) -> State:
+        """The state after a step, its rounding included."""
+        applied = self._apply(step)
+        rho = state.rho + applied.value
         applied = replace(
             applied,
             adjoint_error=rounded_up(applied.adjoint_error + U64 * norm_upper(rho, dim=0)),
             bias_error=rounded_up(applied.bias_error + U64 * rho[-1].abs()),
         )
-        x = add(self._state.x, step)
-        lost = 4 * U64**2 * (self._state.x.high.abs() + step.abs())
-        rounding = self._state.rounding + self.stability.rounding(applied) + self.stability.moved(lost)
-        self._state = _State(x, rho, rounding, fresh=False)
-        self.corrections += 1
-
-
-def relative_goal(tolerance: float, stability: Stability) -> Callable[[torch.Tensor], float]:
-    """The goal `tolerance * ||x||_F`, halved so that roundings in assembling the bound cannot spoil it."""
-
-    def goal(x: torch.Tensor) -> float:
-        norm = stability.length(x)
-        return max(0.5 * tolerance * norm, NEGLIGIBLE) if math.isfinite(norm) else NEGLIGIBLE
-
-    return goal
+        x = add(state.x, step)
+        lost = 4 * U64**2 * (state.x.high.abs() + step.abs())
+        rounding = state.rounding + self.stability.rounding(applied) + self.stability.moved(lost)
+        return State(x, rho, rounding, fresh=False)

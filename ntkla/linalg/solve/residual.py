@@ -15,6 +15,7 @@ import math
 
 import torch
 
+from ntkla.linalg import host
 from ntkla.linalg.arithmetic.doubled import Doubled, add_into, column_sum, total, two_product, two_sum
 from ntkla.linalg.arithmetic.products import pieced_gamma, pieced_matmul
 from ntkla.linalg.arithmetic.slicing import (
@@ -65,7 +66,7 @@ class _Pass:
         k = design.columns
         self.rho = Doubled(torch.zeros_like(x.high), torch.zeros_like(x.high))
         self.additions = 0
-        self.row_scales: list[float] = []  # 2-norm of each block's, times the roots of the weights
+        self.row_scales: list[torch.Tensor] = []  # 2-norm of each block's, times the roots of the weights
         self.grid_mass = torch.zeros_like(x.high[0])  # sum over blocks of m max_i r_i w_i |t_i|
         self.output_norms: list[torch.Tensor] = []
         self.sums = Doubled(torch.zeros_like(x.high[0]), torch.zeros_like(x.high[0]))  # of the rows of D T
@@ -80,9 +81,9 @@ class _Pass:
         row_exponent = torch.zeros((block.shape[0], 1), dtype=torch.int32, device=block.device)
         if max(self.levels) > 0:
             row_exponent = exponents(block, 1)
-            row_exponent = row_exponent.clamp(min=int(row_exponent.max()) - _ROW_RANGE)
+            row_exponent = torch.maximum(row_exponent, row_exponent.max() - _ROW_RANGE)
             scales = power_of_two(row_exponent)
-            self.row_scales.append(float(norm_upper(scales if weights is None else weights.bounded(rows, scales))))
+            self.row_scales.append(norm_upper(scales if weights is None else weights.bounded(rows, scales)))
         slices = cut(block, row_exponent, self.bits, max(self.levels))
         t = self._outputs_of(block, slices, y)
         if self.outputs is not None:
@@ -132,7 +133,7 @@ class _Pass:
         """||D^1/2 (computed T - (Y - Phi x))|| per column."""
         design, level = self.problem.design, self.levels[0]
         k, whole = design.columns, self.problem.frobenius
-        rows = math.sqrt(k) * math.hypot(*self.row_scales)
+        rows = math.sqrt(k) * math.hypot(*host.numbers(*self.row_scales))
         rests = [norm_upper(rest, dim=0) for rest in self.x_slices.rest]
         y_norm = self.problem.target_norms
         if level == 0:

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from ntkla.linalg.design import Design, DesignMatrix
-from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_lower, norm_upper, rounded_up
+from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_upper, norms_below, rounded_up
 from ntkla.linalg.solve.normal_problem import Residual
 from ntkla.linalg.solve.weights import SampleWeights
 
@@ -47,9 +48,14 @@ class SolutionError:
         weights, offset = rounded_up(self.weights + other.weights), rounded_up(self.offset + other.offset)
         return SolutionError(weights, offset, self.radius)
 
-    def size(self) -> float:
+    @property
+    def norm(self) -> torch.Tensor:
         """One number, the 2-norm over columns of both parts: what the refinement drives below its goal."""
-        return float(norm_upper(torch.cat([self.weights * self.radius, self.offset])))
+        return norm_upper(torch.cat([self.weights * self.radius, self.offset]))
+
+    def size(self) -> float:
+        """The same, read."""
+        return float(self.norm)
 
 
 @dataclass(frozen=True)
@@ -76,10 +82,18 @@ class Stability:
     largest_root: float = 1.0
 
     @classmethod
-    def ridge(cls, penalty: float, design: Design, free_bias: bool, weights: SampleWeights | None = None) -> Stability:
-        """For a penalty > 0 on every feature, and on the bias unless it is free."""
+    def ridge(
+        cls,
+        penalty: float,
+        design: Design,
+        free_bias: bool,
+        weights: SampleWeights | None = None,
+        frobenius: float | None = None,
+    ) -> Stability:
+        """For a penalty > 0 on every feature, and on the bias unless it is free; `frobenius` of D^1/2 Phi if known."""
         least = penalty / SHORT_CHAIN
-        frobenius = design.frobenius() if weights is None else weights.frobenius
+        if frobenius is None:
+            frobenius = design.frobenius() if weights is None else weights.frobenius
         # s / (s^2 + p) is at most 1 / (2 sqrt(p)), and at most s / p: the smaller one for features below the ridge.
         gain = min(0.5 / math.sqrt(least), frobenius / least) * SHORT_CHAIN
         mass = design.rows if weights is None else weights.least_total
@@ -98,7 +112,7 @@ class Stability:
             return cls(least, gain, design.rows)
         return cls(least, gain, weights.least_total, largest_root=weights.largest_root)
 
-    @property
+    @cached_property
     def centre_norm(self) -> float:
         """Upper bound of ||m||."""
         return 0.0 if self.centre is None else (float(norm_upper(self.centre)) + self.centre_error) * SHORT_CHAIN
@@ -142,11 +156,13 @@ class Stability:
     def _free(self, weights: torch.Tensor, offset: torch.Tensor) -> SolutionError:
         return SolutionError(rounded_up(weights), rounded_up(offset), self.radius)
 
-    def length(self, x: torch.Tensor) -> float:
-        """||x||_F in the units of `SolutionError.size`, from below."""
+    def length(self, x: torch.Tensor) -> torch.Tensor:
+        """||x||_F in the units of `SolutionError.size`, from below (but for the roundings of a short chain)."""
         if self.centre is None:
-            return norm_lower(x)
-        return math.hypot(norm_lower(x[:-1]) * self.radius, norm_lower(x[-1]))
+            return norms_below(norm_upper(x), x.numel())
+        weights, bias = x[:-1], x[-1]
+        lower = norms_below(norm_upper(weights), weights.numel()), norms_below(norm_upper(bias), bias.numel())
+        return torch.hypot(lower[0] * self.radius, lower[1])
 
     def whole(self, error: SolutionError) -> torch.Tensor:
         """Upper bound of the 2-norm of a column's error, its bias included."""
