@@ -194,7 +194,7 @@ def _softmax(phi: Sequence[Any], rows: Sequence[Sequence[Any]], base: Sequence[A
 def softmax_rows(z: Sequence[Any]) -> list[Any]:
     """The softmax of one row of balls."""
     top = max(range(len(z)), key=lambda c: float(z[c].mid()))
-    powers = [(value - z[top]).exp() for value in z]
+    powers = [flint().arb(1) if c == top else (value - z[top]).exp() for c, value in enumerate(z)]
     total = sum(powers, flint().arb(0))
     return [power / total for power in powers]
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ntkla.forgetting.heads import LinearHead
@@ -94,6 +94,7 @@ def test_narrow_weights_are_exact_in_any_state(state: str) -> None:
 
 
 @given(st.sampled_from(WEIGHTINGS[1:]), st.integers(0, 2**20), st.integers(1, 9))
+@example("wide", 219, 9)
 def test_roots_norms_and_totals_are_bounds(kind: str, seed: int, n: int) -> None:
     values = drawn_weights(kind, n, seed=seed)
     phi = normal(n, 3, seed)

@@ -75,6 +75,7 @@ class SoftmaxProblem:
             return None
         features = self.design.tensor
         size = float(torch.linalg.vector_norm(features.to(torch.float64), dim=1).amax()) or 1.0
+        size = max(size, 2.0**-200)  # features at the lower end of the range would ask for a head beyond the upper
         weight = normal(self.classes, features.shape[1], self.seed + 7) * (self.head / size)
         return ntkla.LinearHead(weight, normal(1, self.classes, self.seed + 8)[0] * self.head if self.bias else None)
 

@@ -32,6 +32,9 @@ FLAT = SoftmaxProblem(
 )
 NOTHING = SoftmaxProblem(FeatureSpec(5, 1, scale=1e6, twist="zero_row_and_column"), 1, "class_weights", 1e-6, head=1e-3)
 BEYOND = SoftmaxProblem(FeatureSpec(1, 1, "flat", 1.0, dtype="float32"), 2, ridge_relative=1e-9, head=30.0)
+# One class, so that the update is exactly zero, and a head that features at the end of the range would need.
+ALONE = SoftmaxProblem(FeatureSpec(1, 1, "flat", 1.0, scale=1e28), 1)
+TINY = SoftmaxProblem(FeatureSpec(1, 1, "flat", 1.0, scale=1e-160), 1, head=1.0)
 
 
 @example(SATURATED)
@@ -44,6 +47,8 @@ def test_bounds_hold(problem):
 
 
 @fewer(2)
+@example(ALONE)
+@example(TINY)
 @given(softmax_problems(extreme=True))
 def test_bounds_hold_at_the_ends_of_the_range(problem):
     judge(problem, problem.solve())

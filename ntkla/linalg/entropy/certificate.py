@@ -84,7 +84,8 @@ def certify(problem: EntropyProblem, x: torch.Tensor, level: int) -> Certificate
     else:
         curvature = problem.least_penalty
         tilt = min(0.5 * math.sqrt(curvature), math.sqrt(0.5) * problem.spread) * delta
-        left = (rounding + tilt + 0.5 * math.sqrt(curvature) * pulled) / curvature * SHORT_CHAIN
+        # A large curvature may take the quotient below the range.
+        left = (rounding + tilt + 0.5 * math.sqrt(curvature) * pulled) / curvature * SHORT_CHAIN + TINY64
         error = (measured / curvature + left) * SHORT_CHAIN
     error = error if math.isfinite(error) else math.inf
     size = (measured + rounding) * SHORT_CHAIN

@@ -100,7 +100,7 @@ class SampleWeights:
                 "entries overflow. Divide all weights and the ridge by a power of two."
             )
         none = torch.zeros_like(values[:, None])
-        total = float(column_sum(Doubled(values[:, None], none)).high[0])
+        total = float(sum(column_sum(Doubled(values[:, None], none)))[0])  # high and low, rounded once
         norms = float(norm_upper(sizes * upper)), float(norm_upper(sizes))
         return cls(values, roots, upper, float(upper.max()), total, *norms)
 
