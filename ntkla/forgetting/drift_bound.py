@@ -5,12 +5,14 @@ With `e_c` the certified error of column c of the update,
     |error_ic| <= ||phi_i - centre|| e_c + offset_c + gamma (||phi_i|| ||dw_c|| + |db_c|)
 
 Centre and offset belong to an unpenalised bias (see `linalg.solve.stability`); the last term is the rounding of the
-product, by the Cauchy-Schwarz inequality, gamma counting its summands.
+product, by the Cauchy-Schwarz inequality, gamma counting its summands.  The Triton kernel `drift` writes both from one
+read of the features, with the same formula and the norms that it finds on its way.
 """
 
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -18,28 +20,52 @@ import torch
 from ntkla.linalg import host
 from ntkla.linalg.arithmetic.products import pieced_gamma
 from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.drift_product import Centre, Errors, moved, one_pass_wanted
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, U64, gamma, norm_lower, norm_upper, norms_below, rounded_up
 from ntkla.linalg.solve.stability import SolutionError, Stability
 
 
-class RowSizes(NamedTuple):
-    """What multiplies the errors of an update in row i, float64 [n_A] each.
+class RowSizes:
+    """What multiplies the errors of an update in row i, float64 [n_A] each: upper bounds, formed when first asked for.
+
+    A kernel that multiplies the features finds them on its way, and brings them.
 
     Attributes:
         norms: ||phi_i||.
         distances: ||phi_i - centre||; without a centre ||[phi_i, 1]||, or ||phi_i|| without a bias.
     """
 
-    norms: torch.Tensor
-    distances: torch.Tensor
+    def __init__(self, old: DesignMatrix, stability: Stability | None = None) -> None:
+        self._old = old
+        self._centred = stability if stability is not None and stability.centre is not None else None
 
     @classmethod
     def of(cls, old: DesignMatrix, stability: Stability | None = None) -> RowSizes:
-        """Upper bounds for the old features."""
-        norms = DesignMatrix(old.features).row_norms()
-        if stability is not None and stability.centre is not None:
-            return cls(norms, stability.row_distances(old))
-        return cls(norms, torch.hypot(norms, torch.ones_like(norms)) * SHORT_CHAIN if old.bias else norms)
+        """Those of the old features, from the centre of an unpenalised bias where there is one."""
+        return cls(old, stability)
+
+    @cached_property
+    def norms(self) -> torch.Tensor:  # noqa: D102
+        return DesignMatrix(self._old.features).row_norms()
+
+    @cached_property
+    def distances(self) -> torch.Tensor:  # noqa: D102
+        if self._centred is not None:
+            return self._centred.row_distances(self._old)
+        norms = self.norms
+        return torch.hypot(norms, torch.ones_like(norms)) * SHORT_CHAIN if self._old.bias else norms
+
+    @property
+    def centre(self) -> Centre | None:
+        """Where distances are measured from, for a kernel."""
+        if self._centred is None or self._centred.centre is None:
+            return None
+        beside = (U64 * self._centred.centre_norm + self._centred.centre_error) * SHORT_CHAIN
+        return Centre(self._centred.centre, beside)
+
+    def found(self, norms: torch.Tensor, distances: torch.Tensor) -> None:
+        """Keeps what a kernel found."""
+        self.norms, self.distances = norms, distances
 
 
 class Drift(NamedTuple):
@@ -52,19 +78,28 @@ class Drift(NamedTuple):
 
 
 def drift_of(old: DesignMatrix, x: torch.Tensor, error: SolutionError, sizes: RowSizes) -> Drift:
-    """`Phi_A x` with its bound, given the error of x.  Cost: 2 n_A K C operations, two arrays [n_A, C]."""
+    """`Phi_A x` with its bound, given the error of x.
+
+    Cost: 2 n_A K C operations, two arrays [n_A, C], one read of the features where a kernel is wanted, else two.
+    """
     weights = x[: old.features.shape[1]]
     # Beside the rounding, flushed arithmetic may drop subnormal features and subnormal entries of x.
     rounding = pieced_gamma(old.columns) * norm_upper(weights, dim=0) + TINY64 * math.sqrt(old.columns)
     constant = TINY64 * old.columns * (2 + norm_upper(x, dim=0))
     if old.bias:
         constant = constant + pieced_gamma(old.columns) * x[-1].abs()
-    bound = torch.outer(sizes.distances, error.weights)
-    bound.addr_(sizes.norms, rounding).add_(error.offset + constant).mul_(SHORT_CHAIN)
+    errors = Errors(error.weights, rounding, error.offset + constant)
+    moving = moved(old, x, errors, centre=sizes.centre) if one_pass_wanted(old, x.shape[1]) else None
+    if moving is None:
+        value, bound = old.matmul(x), torch.outer(sizes.distances, errors.update)
+        bound.addr_(sizes.norms, errors.rounding).add_(errors.constant).mul_(SHORT_CHAIN)
+    else:
+        value, bound = moving.value, moving.bound
+        sizes.found(moving.norms, moving.distances)
     rows = math.sqrt(old.rows)
     from_update = norm_upper(sizes.distances) * norm_upper(error.weights) + rows * norm_upper(error.offset)
     from_rounding = norm_upper(sizes.norms) * norm_upper(rounding) + rows * norm_upper(constant)
-    return Drift(old.matmul(x), bound, float(from_update), float(from_rounding))
+    return Drift(value, bound, float(from_update), float(from_rounding))
 
 
 def drift_scale(old: DesignMatrix, x: torch.Tensor, drift: Drift, enough: float) -> float:

@@ -197,5 +197,5 @@ def test_a_kernel_without_a_check_is_refused():
 
 
 def test_every_primitive_of_the_table_can_be_checked():
-    """A new one has to be added to the calls above."""
-    assert {row.primitive for row in choices.CHOICES} - {choices.ANY} <= {name.split()[0] for name in CALLS}
+    """A new one has to be added to the calls above; `drift`, which is no operator, is checked in its own tests."""
+    assert {row.primitive for row in choices.CHOICES} - {choices.ANY, "drift"} <= {name.split()[0] for name in CALLS}

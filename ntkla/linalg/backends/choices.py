@@ -44,6 +44,7 @@ class Choice:
 # Of each implementation the first row that fits a call decides; the first in the table that says yes runs, else torch.
 CHOICES = (
     Choice(ANY, "cpu", _WIDE + _SINGLE + _HALF, ANY, NEVER, "Triton makes no code for processors"),
+    Choice("drift", "cuda", _WIDE + _SINGLE + _HALF, "float64", NEVER, _NOT_MEASURED),
     Choice("gram", "cuda", _WIDE, "float64", NEVER, _NOT_MEASURED),
     Choice("gram", "cuda", _SINGLE, "ieee", NEVER, _NOT_MEASURED),
     Choice("gram", "cuda", _SINGLE, "split", NEVER, _NOT_MEASURED),

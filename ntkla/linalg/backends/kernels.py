@@ -122,3 +122,20 @@ def softmax_gram(
     from csrc_triton.softmax_gram import softmax_gram as launch
 
     return launch(x if x.dtype in MODES[mode] else x.float(), roots, top, v, bias=bias, mode=mode)
+
+
+def drift(
+    x: torch.Tensor,
+    high: torch.Tensor,
+    low: torch.Tensor | None,
+    errors: Sequence[torch.Tensor],
+    bias: bool,
+    centre: tuple[torch.Tensor, torch.Tensor | float] | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`csrc_triton.drift`: value, bound, norms and distances; `centre` with what distances are off by."""
+    from csrc_triton.drift import drift as launch
+
+    place, beside = (None, None) if centre is None else centre
+    beside = None if beside is None else torch.as_tensor(beside, dtype=torch.float64, device=x.device)
+    update, rounding, constant = errors
+    return launch(x, high, low, update, rounding, constant, bias=bias, centre=place, beside=beside)

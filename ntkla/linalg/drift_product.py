@@ -1,0 +1,97 @@
+"""The product of features with a change of the head, with the bound of its error in the same pass: `csrc_triton.drift`.
+
+For algorithms that know what the change itself is off by.  Where no kernel is wanted they multiply in torch and read
+the features once more for the norms of their rows: this file is the other way, and says when it is taken.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from ntkla.linalg.arithmetic.products import pieced_gamma
+from ntkla.linalg.backends import kernels
+from ntkla.linalg.backends.dispatch import Call, kernel_wanted, run
+from ntkla.linalg.backends.freivalds import Factor, product_reference
+from ntkla.linalg.design import DesignMatrix, widened
+from ntkla.linalg.precision import flushes_subnormals
+
+# Below this the square of a norm may have lost what underflowed, and the kernel's bound of it is loose.
+_LEAST_NORM = 2.0**-400
+
+
+class Moved(NamedTuple):
+    """What a change of the weights does to the outputs.
+
+    Attributes:
+        value, bound: float64 [n, C], the change, and `distances e + norms r + t` from above.
+        norms, distances: upper bounds of ||phi_i||, and of ||phi_i - centre|| (without a centre of the norm of the
+            whole row), float64 [n].
+    """
+
+    value: torch.Tensor
+    bound: torch.Tensor
+    norms: torch.Tensor
+    distances: torch.Tensor
+
+
+class Errors(NamedTuple):
+    """What multiplies distances and norms in the bound of column c, and what stands alone: e, r and t, float64 [C].
+
+    r counts the product's own rounding with `pieced_gamma`, which holds for the kernel.
+    """
+
+    update: torch.Tensor
+    rounding: torch.Tensor
+    constant: torch.Tensor
+
+
+class Centre(NamedTuple):
+    """Where distances are measured from, [F], and what they are off by beside a rounding of the norm."""
+
+    place: torch.Tensor
+    beside: torch.Tensor | float
+
+
+def _call(design: DesignMatrix, columns: int) -> Call:
+    features = design.features
+    return Call("drift", features, features.shape[1], "float64", work=float(design.rows) * features.shape[1] * columns)
+
+
+def one_pass_wanted(design: DesignMatrix, columns: int) -> bool:
+    """Whether a kernel is wanted for a change of so many columns."""
+    return columns > 0 and kernel_wanted(_call(design, columns))
+
+
+def moved(
+    design: DesignMatrix, high: torch.Tensor, errors: Errors, *, low: torch.Tensor | None = None, centre: Centre | None
+) -> Moved | None:
+    """`Phi (high + low)` for float64 changes [K, C], and its bound, from one read of the features.
+
+    None where rows are so small (zeros, most of all) that norms from plain squares would be loose.
+
+    Raises:
+        BackendError: Triton is forced and cannot run.
+
+    Cost: 2 n K C operations, 4 with `low`.
+    """
+    features = design.features
+    found: list[Moved] = []
+
+    def by_kernel() -> torch.Tensor:
+        # Where arithmetic flushes subnormal numbers, Triton's interpreter would drop those of narrow features.
+        x = widened(features) if flushes_subnormals() else features
+        found.append(Moved(*kernels.drift(x, high, low, errors, design.bias, centre)))
+        return found[0].value
+
+    factors = (Factor(design), Factor(DesignMatrix(high)))
+    reference = product_reference(factors, pieced_gamma(design.columns)) if low is None else None
+    run(
+        _call(design, high.shape[1]),
+        kernel=by_kernel,
+        body=lambda: design.matmul(high),
+        working=torch.float64,
+        reference=reference,
+    )
+    return found[0] if found and bool((found[0].norms > _LEAST_NORM).all()) else None
