@@ -9,8 +9,8 @@ from collections import defaultdict
 from typing import Any
 
 TRITON, TORCH = "ntkla triton, ", "ntkla torch, "
-# In torch the sums of 16-bit products are those of float32.
-SAME_BODY = {"bf16": "ieee"}
+# In torch these sums are those of float32.
+SAME_BODY = {"bf16": "ieee", "split": "ieee"}
 
 
 def suggestions(records: list[dict[str, Any]]) -> list[str]:

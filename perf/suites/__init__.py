@@ -10,7 +10,10 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-NAMES = ("gram", "normal_matmul", "layer_ntk", "modes", "forecast", "ridge", "plan", "penalty", "softmax_regression")
+NAMES = (
+    "gram", "normal_matmul", "layer_ntk", "softmax_gram",
+    "modes", "forecast", "ridge", "plan", "penalty", "softmax_regression",
+)  # fmt: skip
 SIZES = ("small", "full")
 
 

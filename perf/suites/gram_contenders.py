@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,7 +12,8 @@ from scipy.linalg import blas
 
 import ntkla
 from ntkla.linalg.backends.primitive import gram_roundings
-from ntkla.linalg.precision import UNIT_ROUNDOFF, gamma
+from ntkla.linalg.planes import Planes
+from ntkla.linalg.precision import U64, UNIT_ROUNDOFF, gamma
 from perf.harness import Contender, Skip, Work
 from perf.judges import Triangle
 from perf.precisions import TYPE, allowing, asked_for, explained
@@ -50,12 +51,15 @@ def contenders(problem: Problem, kind: str, compiling: bool) -> tuple[list[Conte
     features, dtype = problem.x.shape[1], problem.x.dtype
 
     def digits(precision: str) -> float:
+        if precision == "exact":
+            return U64  # of the entry itself, which is no larger than its magnitude
         return gamma(gram_roundings(features, dtype, precision), UNIT_ROUNDOFF[RESULT[precision]])
 
     def call(precision: str) -> torch.Tensor:
         return ntkla.gram(problem.x, problem.y, precision=precision)
 
     found, skipped = ours("gram", call, problem.x, kind, problem.work, digits)
+    found += [_planes_kept(problem, split) for split in found if split.name == "ntkla triton, split"]
     found += [_mm(problem, arithmetic) for arithmetic in asked_for(kind) if _sensible(dtype, arithmetic)]
     found += _symmetric_on_cuda(problem) if kind == "cuda" else _on_cpu(problem)
     if compiling:
@@ -65,6 +69,17 @@ def contenders(problem: Problem, kind: str, compiling: bool) -> tuple[list[Conte
             compiled(eager, (problem.x, problem.other), problem.work(arithmetic), problem.explained(arithmetic))
         )
     return found, skipped
+
+
+def _planes_kept(problem: Problem, split: Contender) -> Contender:
+    """The mode "split" for features that are multiplied more than once: their planes lie ready."""
+    x, y = Planes(problem.x), None if problem.y is None else Planes(problem.y)
+
+    def call() -> torch.Tensor:
+        with ntkla.backend("triton"):
+            return ntkla.gram(x, y)
+
+    return replace(split, name=f"{split.name}, planes kept", call=call, note="planes made before")
 
 
 def _sensible(dtype: torch.dtype, arithmetic: str) -> bool:

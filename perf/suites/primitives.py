@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,25 +15,27 @@ from ntkla.linalg.backends import kernels
 from perf.harness import Contender, Skip, Work
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
-# What a precision of ntkla multiplies in.
-ARITHMETIC = {"float64": "float64", "ieee": "float32", "bf16": "bfloat16"}
-RESULT = {"float64": torch.float64, "ieee": torch.float32, "bf16": torch.float32}
+# What a precision of ntkla multiplies in, and how many such products it takes at least; what is exact is compared with
+# one product in float64.
+ARITHMETIC = {"float64": "float64", "exact": "float64", "ieee": "float32", "split": "bfloat16", "bf16": "bfloat16"}
+PRODUCTS = {"split": 3.0}
+RESULT = {
+    "float64": torch.float64, "exact": torch.float64,
+    "ieee": torch.float32, "split": torch.float32, "bf16": torch.float32,
+}  # fmt: skip
+# Modes that kernels of some primitives have beside "ieee" and "float64"; in torch they are the same as "ieee".
+_FASTER = {("gram", torch.float32): ("split",)}
+_FASTER |= {(primitive, torch.bfloat16): ("bf16",) for primitive in ("gram", "layer_ntk")}
+_EXACT = ("gram",)
 PATIENCE = 4.0  # seconds for each of many cases' many contenders
 COMPILED = "torch.compile, inductor"
 
 
-def precisions(dtype: torch.dtype, implementation: str, *, sums_halves: bool = True) -> tuple[str, ...]:
-    """The precisions that differ for inputs of a type.
-
-    Args:
-        dtype: of the inputs.
-        implementation: "torch", where "bf16" is "ieee", or "triton".
-        sums_halves: whether the primitive's kernel has a mode "bf16" at all.
-    """
-    if dtype == torch.float64:
-        return ("float64",)
-    halves = ("bf16",) if dtype == torch.bfloat16 and implementation == "triton" and sums_halves else ()
-    return (*halves, "ieee", "float64")
+def precisions(primitive: str, dtype: torch.dtype, implementation: str) -> tuple[str, ...]:
+    """The precisions of a primitive that differ for inputs of a type, in torch or in its kernels ("triton")."""
+    faster = _FASTER.get((primitive, dtype), ()) if implementation == "triton" else ()
+    exact = ("exact",) if primitive in _EXACT else ()
+    return ("float64", *exact) if dtype == torch.float64 else (*faster, "ieee", "float64", *exact)
 
 
 def ours(
@@ -58,7 +61,7 @@ def ours(
         reason = kernels.why_not(primitive, x.device, x.shape[-1])
     found, skipped = [], {}
     for implementation in ("triton", "torch"):
-        for precision in precisions(x.dtype, implementation, sums_halves=primitive != "normal_matmul"):
+        for precision in precisions(primitive, x.dtype, implementation):
             name = f"ntkla {implementation}, {precision}"
             if implementation == "triton" and reason is not None:
                 skipped[name] = reason
@@ -67,6 +70,7 @@ def ours(
                 allowed = digits(precision)
             run = partial(_under, implementation, call, precision)
             least = work(ARITHMETIC[precision])
+            least = replace(least, operations=least.operations * PRODUCTS.get(precision, 1.0))
             found.append(Contender(name, run, least, ours=True, digits=allowed, compiles=implementation == "triton"))
     return found, skipped
 

@@ -100,7 +100,8 @@ class SampleWeights:
                 "entries overflow. Divide all weights and the ridge by a power of two."
             )
         none = torch.zeros_like(values[:, None])
-        total = float(sum(column_sum(Doubled(values[:, None], none)))[0])  # high and low, rounded once
+        high, low = column_sum(Doubled(values[:, None], none))
+        total = float(high + low)
         norms = float(norm_upper(sizes * upper)), float(norm_upper(sizes))
         return cls(values, roots, upper, float(upper.max()), total, *norms)
 
