@@ -35,6 +35,7 @@ def by_kernels(dtype: torch.dtype, scale: float = 1.0) -> dict[str, object]:
         "gram": lambda: ntkla.gram(x, bias=True),
         "gram float64": lambda: ntkla.gram(x.T, precision="float64"),
         "gram cross": lambda: ntkla.gram(x, y),
+        "gram split": lambda: ntkla.gram(x, y, bias=True, precision="split" if dtype == torch.float32 else "auto"),
         "normal_matmul": lambda: ntkla.normal_matmul(x, w[:17]),
         "normal_matmul weighted": lambda: ntkla.normal_matmul(x, w, weights=weights, bias=True),
         "softmax_gram": lambda: ntkla.softmax_gram(x, p, w[:, :, None], bias=True),
@@ -197,5 +198,6 @@ def test_a_kernel_without_a_check_is_refused():
 
 
 def test_every_primitive_of_the_table_can_be_checked():
-    """A new one has to be added to the calls above; `drift`, which is no operator, is checked in its own tests."""
-    assert {row.primitive for row in choices.CHOICES} - {choices.ANY, "drift"} <= {name.split()[0] for name in CALLS}
+    """A new one has to be added to the calls above; test_drift and test_exact_products have the others."""
+    elsewhere = {choices.ANY, "drift", "exact_normal"}
+    assert {row.primitive for row in choices.CHOICES} - elsewhere == {name.split()[0] for name in CALLS}

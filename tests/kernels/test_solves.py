@@ -13,7 +13,7 @@ from hypothesis import given, settings
 
 import ntkla
 from ntkla.linalg import errors
-from ntkla.linalg.backends import dispatch, kernels
+from ntkla.linalg.backends import choices, dispatch, kernels
 from ntkla.linalg.precision import SHORT_CHAIN
 from ntkla.linalg.solve import formed
 from ntkla.testing import FeatureSpec, Problem, RidgeProblem, ridge_problems
@@ -147,3 +147,40 @@ def test_a_kernel_that_the_table_prefers_and_that_fails_leaves_a_certified_resul
         solution = solve(dataclasses.replace(problem, seed=1))
     judge_ridge(dataclasses.replace(problem, seed=1), solution)
     assert solution.status.certified
+
+
+def _first_row(mode: str) -> choices.Choice:
+    return next(row for row in choices.CHOICES if (row.primitive, row.mode) == ("gram", mode))
+
+
+PLANTED = {
+    "as it is": lambda matrix: matrix,
+    "off by its hundredth": lambda matrix: matrix * 1.01,
+    "off in one entry": lambda matrix: matrix.index_put([torch.tensor(0), torch.tensor(0)], matrix.abs().max() * 3),
+    "zeros": torch.zeros_like,
+    "not a number": lambda matrix: matrix * torch.nan,
+    "indefinite": torch.neg,
+}
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+@pytest.mark.parametrize("mode", ["split", "ieee"])
+def test_a_factor_takes_the_mode_of_the_table_and_a_bad_matrix_costs_corrections_only(mode, fault, monkeypatch):
+    """In production order: the table, no backend forced; what the kernel gives is spoiled."""
+    _, problem = RIDGES["float32"]
+    plain = solve(problem)
+    row = dataclasses.replace(_first_row(mode), device="cpu", least_work=0.0)
+    monkeypatch.setattr(choices, "CHOICES", (row,))
+    monkeypatch.setattr(dispatch, "_given_up", set())
+    name = {"split": "split_gram", "ieee": "gram"}[mode]
+    kernel = getattr(kernels, name)
+    monkeypatch.setattr(kernels, name, lambda *args: PLANTED[fault](kernel(*args)))
+    found = solve(problem)
+    judge_ridge(problem, found)
+    assert found.status.certified, found.status
+    if fault == "as it is":
+        assert found.diagnostics.factor == f"cholesky:float32 of triton:gram:{mode}"
+        assert found.diagnostics.escalations == ()
+    else:
+        more = found.diagnostics.corrections > plain.diagnostics.corrections
+        assert more or found.diagnostics.escalations, found.diagnostics

@@ -1,7 +1,7 @@
 """The matrices that factors are made of: formed by a Triton kernel or cuBLAS where that is wanted, else in torch.
 
-A factor decides how many corrections are needed, never what is true, so nothing is proved of these matrices.  Where no
-kernel is wanted they are those of `normal.py`.
+A factor decides how many corrections are needed, never what is true, so nothing is proved of these matrices, and the
+fastest mode that the table takes will do, "split" for float32.  Without a kernel they are those of `normal.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from ntkla.linalg.backends.dispatch import Call, implementation, last_dispatch
+from ntkla.linalg.backends.dispatch import Call, at_best, implementation, last_dispatch
 from ntkla.linalg.backends.primitive import arithmetic
 from ntkla.linalg.design import Design, DesignMatrix
 from ntkla.linalg.ops import gram
@@ -85,10 +85,9 @@ def _formed_by_parts(design: Design) -> Formed:
 
 
 def _gram_wanted(x: torch.Tensor, double: bool) -> bool:
-    rows, summed = x.shape
-    mode = arithmetic(x.dtype, _precision(double))
-    call = Call("gram", x, summed, mode, work=float(rows) * rows * summed, symmetric=True)
-    return implementation(call) != "torch"
+    (rows, summed), precision = x.shape, _precision(double)
+    call = Call("gram", x, summed, arithmetic(x.dtype, precision), float(rows) * rows * summed, symmetric=True)
+    return implementation(at_best(call, precision)) != "torch"
 
 
 def _precision(double: bool) -> str:
