@@ -23,7 +23,7 @@ PARTS = [
     parts.Part("factor", _FACTOR, "QRFactor.build"),
     parts.Part("first solve", _FACTOR, "_Primal.start"),
     parts.Part("first solve", _FACTOR, "DualFactor.start"),
-    parts.Part("refinement", _REFINE, "Refinement._correct"),
+    parts.Part("refinement", _REFINE, "Refinement._round"),
     parts.Part("residual", _REFINE, "Refinement._measure"),
     parts.Part("certificate", _DRIFTS, "drift_of"),
     parts.Part("certificate", _DRIFTS, "drift_scale"),

@@ -30,7 +30,7 @@ PARTS = [
     parts.Part("factor", _FACTOR, "DualFactor.build"),
     parts.Part("first solve", _FACTOR, "_Primal.start"),
     parts.Part("first solve", _FACTOR, "DualFactor.start"),
-    parts.Part("refinement", _REFINE, "Refinement._correct"),
+    parts.Part("refinement", _REFINE, "Refinement._round"),
     parts.Part("residual", _REFINE, "Refinement._measure"),
 ]
 
