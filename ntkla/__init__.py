@@ -77,6 +77,7 @@ from ntkla.linalg.planes import Planes
 from ntkla.linalg.ridge import RidgeSolution, ridge_solve
 from ntkla.linalg.softmax import SoftmaxGram
 from ntkla.linalg.softmax_product import softmax_gram, softmax_gram_error
+from ntkla.linalg.solve.exact_normal import ExactNormal
 from ntkla.linalg.status import Status
 from ntkla.models.empirical import EmpiricalNTK
 
@@ -98,6 +99,7 @@ __all__ = [
     "EmpiricalNTK",
     "Enclosure",
     "ExactGram",
+    "ExactNormal",
     "FeatureModes",
     "Flips",
     "Forgetting",

@@ -23,9 +23,11 @@ from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.fixed_point import FixedPoint
 from ntkla.linalg.arithmetic.integer_slices import exponent_of
 from ntkla.linalg.arithmetic.nearest import fixed_point, nearest
+from ntkla.linalg.backends.checked import require_product, vectors_wanted
 from ntkla.linalg.backends.dispatch import Call, record
 from ntkla.linalg.backends.integer_products import kernel_chosen
 from ntkla.linalg.backends.primitive import primitive_input, same_kind
+from ntkla.linalg.backends.references import gram_reference
 from ntkla.linalg.design import widened
 from ntkla.linalg.errors import ArgumentError, ScaleError, ShapeError
 from ntkla.linalg.exact_products import SLICE_BITS, finite_inputs, kept, products, put, tiling_for
@@ -122,6 +124,11 @@ def exact_gram(
         for out, tile in zip(found, (high, low, bound), strict=True):
             put(out, rows, columns, tile, y is None)
     record("gram", "triton" if by_kernel else "torch", "exact")
+    if by_kernel and vectors_wanted():
+        flushed = flushes_subnormals()
+        right = None if y is None else kept(y, tops[1], bits, flushed)
+        reference = gram_reference(kept(x, tops[0], bits, flushed), right, bias, "exact")
+        require_product("triton:gram:exact", found[0], reference, vectors_wanted())
     return ExactGram(found[0], found[1], found[2], slices, tops)
 
 
@@ -162,7 +169,7 @@ def _moved(x: torch.Tensor, top: int, bits: int) -> tuple[torch.Tensor, torch.Te
         # Compared as bits, but for the sign of zeros: flushed arithmetic takes subnormal numbers for equal.
         found, stored = (z.contiguous().view(torch.int64) for z in (kept(wide, top, bits, flushed), wide))
         changed = (found != stored) & ((found | stored) << 1 != 0)
-        step[inside] = torch.where(changed.any(1), 2.0 ** (top - bits), 0.0)
+        step[inside] = changed.any(1).to(torch.float64) * 2.0 ** (top - bits)
         sums[inside] = wide.abs().sum(1) * (1.0 + gamma(features)) + features * TINY64
     return step, rounded_up(sums)
 

@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from csrc_triton import split_gram
+from csrc_triton import integer_gram, split_gram
 from csrc_triton.gram import MODES, gram, pinned_tile
 from csrc_triton.layer_ntk import layer_ntk
 from csrc_triton.normal_matmul import normal_matmul
@@ -42,7 +42,7 @@ def launch_all() -> int:
             design = torch.cat([x, torch.ones_like(x[:, :1])], 1).double()
             _expect(normal_matmul(x, w, bias=True, mode=mode), design.T @ (design @ w.double()))
             launched += 1
-    return launched + launch_split()
+    return launched + launch_split() + launch_integers()
 
 
 def launch_split() -> int:
@@ -57,6 +57,18 @@ def launch_split() -> int:
         right = zeros if other is None else other.double()
         planes = None if other is None else split(other)
         _expect(split_gram.split_gram(split(x), planes, bias=True), zeros @ right.T + 1)
+    return 2
+
+
+def launch_integers() -> int:
+    """Planes of integers, two windows' worth of levels, where both tiles are ragged."""
+    n, features = integer_gram.pinned_tile().rows + 1, 2 * integer_gram.PADDING
+    x, y = (whole(2, rows, features, seed=rows, most=integer_gram.LARGEST).to(torch.int8) for rows in (n, 3))
+    for other in (None, y):
+        right = x if other is None else other
+        digits, carry = integer_gram.integer_gram(x, other, [[(0, 0)], [(0, 1), (1, 0)], [(1, 1)]])
+        left, right = (z[0].double() + 2.0**7 * z[1].double() for z in (x, right))
+        _expect(digits + (carry << integer_gram.WINDOW_BITS), left @ right.T)
     return 2
 
 

@@ -20,6 +20,7 @@ from tests.kernels.places import GPU, places
 pytest.importorskip("triton", reason="the kernels need Triton, which is made for Linux only")
 
 from csrc_triton.gram import MODES, gram, gram_error
+from csrc_triton.integer_gram import PADDING, integer_gram
 from csrc_triton.layer_ntk import layer_ntk
 from csrc_triton.layer_tiles import layer_ntk_error
 from csrc_triton.normal_matmul import normal_matmul_error
@@ -109,6 +110,30 @@ def test_results_beyond_two_to_the_31_entries_have_the_exact_entries(place):
     assert torch.equal(computed[:, -129:].double(), x.double() @ last.T)
     cross = gram(x, x[: n // 2], mode="bf16")
     assert torch.equal(cross[-1].double(), x[: n // 2].double() @ x[-1].double())
+
+
+@places
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_integer_planes_of_many_tiles_have_the_exact_sums(place, symmetric):
+    """Three planes, two windows; torch multiplies them in float64, without rounding."""
+    n, m, features = (2049, 1023, 896) if place == GPU else (33, 15, PADDING)
+    x, y = (whole(3, rows, features, seed=rows, most=64).to(torch.int8) for rows in (n, m))
+    right = x if symmetric else y
+    levels = [[(p, q) for p in range(3) for q in range(3) if p + q == level] for level in range(5)]
+    digits, carry = integer_gram(x, None if symmetric else y, levels)
+    left, right = (sum(2.0 ** (7 * p) * z[p].double() for p in range(3)) for z in (x, right))
+    assert torch.equal((digits + (carry << 42)).double(), left @ right.T)
+
+
+@pytest.mark.gpu
+def test_integer_sums_beyond_int32_are_exact():
+    """The largest entries over more features than int32 adds up: the sums are drained before."""
+    features = 2**20 + PADDING
+    x = torch.full((1, 130, features), -64, dtype=torch.int8, device=DEVICE)
+    x[0, ::2] = 64
+    digits, carry = integer_gram(x, None, [[(0, 0)]])
+    sign = x[0, :, :1].long().sign()
+    assert torch.equal(digits + (carry << 42), 64**2 * features * sign * sign.T)
 
 
 # --- rounding, at random --------------------------------------------------------------------------------------------
@@ -201,6 +226,7 @@ def test_the_public_operators_run_the_kernels_and_are_well_formed(place, dtype):
     with ntkla.backend("triton"):
         for operator, arguments in (
             (torch.ops.ntkla.gram, (x, None, True, "auto")),
+            (torch.ops.ntkla.gram, (x, None, True, "exact")),
             (torch.ops.ntkla.normal_matmul, (x, w, None, False, "auto")),
             (torch.ops.ntkla.layer_ntk, ([a], [d], [], [], [], [], "auto", "auto")),
         ):
