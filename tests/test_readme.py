@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from typer.testing import CliRunner
@@ -63,6 +64,14 @@ def test_the_errors_and_statuses_are_all_in_the_table():
     assert len(codes) > 5
     for code in codes:
         assert code == status.CERTIFIED or f"`{code}`" in rows, code
+
+
+def test_every_precision_of_a_gram_matrix_is_in_the_table():
+    with pytest.raises(errors.ArgumentError) as said:
+        ntkla.gram(torch.ones(2, 2), precision="?")
+    known = set(re.findall(r"'(\w+)'", str(said.value))) - {"auto"}
+    table = README.read_text(encoding="utf8").split("| `precision` |")[1].split("\n\n")[0]
+    assert known == set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
 
 
 def test_the_folders_named_are_the_folders_there():
