@@ -7,6 +7,7 @@
     planes.py   float32 rows as two planes of float16, and which rows cannot be
     split_gram.py   x x^T and x y^T of such planes, as accurate as float32; split_kernel.py its kernel
     normal_matmul.py   the one-pass normal product
+    split_layer.py   layer factors as such planes; split_layer_kernel.py its kernel
     layer_ntk.py   the products of layer factors; layer_kernel.py its kernel, layer_tiles.py its tiles and its rounding
 
 Importing this package imports torch and triton, and nothing of ntkla.  Each kernel module holds the kernel, the

@@ -81,7 +81,7 @@ def layer_ntk(
     """
     symmetric = not a2
     right = (a, d, masks) if symmetric else (a2, d2, masks2)
-    _check(a, d, masks, *right, mode)
+    check(a, d, masks, *right, mode)
     n, outputs, n2, outputs2 = *d[0].shape[:2], *right[1][0].shape[:2]
     out = torch.empty((n, outputs, n2, outputs2), dtype=result_dtype(mode), device=a[0].device)
     if out.numel() == 0:
@@ -159,7 +159,8 @@ def _expected(mode: str, outputs: int) -> dict[str, str]:
     return {**{name: _INSTRUCTION[mode][name] for name in ("sm_80", "gfx942")}, "sm_90": "H"}
 
 
-def _check(a: _Several, d: _Several, masks: _Several, a2: _Several, d2: _Several, masks2: _Several, mode: str) -> None:
+def check(a: _Several, d: _Several, masks: _Several, a2: _Several, d2: _Several, masks2: _Several, mode: str) -> None:
+    """Raises TypeError or ValueError for factors that the kernels do not take."""
     if mode not in MODES:
         raise ValueError(f"layer_ntk: expected a mode of {sorted(MODES)}, got {mode!r}.")
     runs_on = "cpu" if INTERPRETED else "cuda"

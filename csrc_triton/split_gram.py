@@ -178,9 +178,14 @@ def split_gram_error(features: int) -> float:
     Returns:
         gamma, rounded up; infinite where F is too large for a bound.
     """
+    return split_error(features, pinned_tile("sm_90").depth)
+
+
+def split_error(features: int, depth: int) -> float:
+    """The same for inner products in blocks of any depth."""
     if features == 0:
         return 0.0
-    u, depth = _UNIT_ROUNDOFF, pinned_tile("sm_90").depth
+    u = _UNIT_ROUNDOFF
     blocks, longest = triton.cdiv(features, depth), min(features, depth)
     cut = 2 * (longest + 2 * triton.cdiv(longest, 8))
     high, crossed = (_gamma(cut + count * blocks - 1) for count in (1, 2))

@@ -19,7 +19,7 @@ def power_of_two(exponent):
 
 
 @triton.jit
-def _block_sum(left, right, DRAIN: tl.constexpr):
+def block_sum(left, right, DRAIN: tl.constexpr):
     """The product of two blocks of planes, summed from zero."""
     # A limit on imprecise sums keeps Triton from folding what this is added to into the product.
     return tl.dot(
@@ -29,6 +29,14 @@ def _block_sum(left, right, DRAIN: tl.constexpr):
         max_num_imprecise_acc=DRAIN,
         out_dtype=tl.float32,
     )
+
+
+@triton.jit
+def unscaled(total, left, right):
+    """Sums of scaled rows times 2^-(p + q), their exponents left [R] and right [C], in two steps of the same sign."""
+    exponent = -(left[:, None] + right[None, :])
+    half = exponent >> 1
+    return total * power_of_two(half) * power_of_two(exponent - half)
 
 
 @triton.jit
@@ -78,17 +86,15 @@ def split_gram_kernel(
             right = tl.load(y_high + y_first + start + y_block)
             left_rest = tl.load(x_low + x_first + start + x_block)
             right_rest = tl.load(y_low + y_first + start + y_block)
-            total += _block_sum(left, right, DRAIN)
-            crossed += _block_sum(left, right_rest, DRAIN)
-            crossed += _block_sum(left_rest, right, DRAIN)
+            total += block_sum(left, right, DRAIN)
+            crossed += block_sum(left, right_rest, DRAIN)
+            crossed += block_sum(left_rest, right, DRAIN)
         total += crossed * LOW_UNIT
 
         row_inside, column_inside = rows <= last_row, columns <= last_column
         x_scale = tl.load(x_exponents + first_row + rows, mask=row_inside, other=0)
         y_scale = tl.load(y_exponents + first_column + columns, mask=column_inside, other=0)
-        exponent = -(x_scale[:, None] + y_scale[None, :])
-        half = exponent >> 1
-        total = total * power_of_two(half) * power_of_two(exponent - half) + bias
+        total = unscaled(total, x_scale, y_scale) + bias
 
         inside = row_inside[:, None] & column_inside[None, :]
         row, column = first_row + rows, first_column + columns

@@ -16,6 +16,7 @@ from csrc_triton.gram import MODES, gram, pinned_tile
 from csrc_triton.layer_ntk import layer_ntk
 from csrc_triton.normal_matmul import normal_matmul
 from csrc_triton.planes import split
+from csrc_triton.split_layer import split_layer
 from csrc_triton.tiles import architecture
 from tests.kernels.draws import DEVICE, factors, formula, whole
 
@@ -57,7 +58,11 @@ def launch_split() -> int:
         right = zeros if other is None else other.double()
         planes = None if other is None else split(other)
         _expect(split_gram.split_gram(split(x), planes, bias=True), zeros @ right.T + 1)
-    return 2
+    a, d = factors(5, 3, 2, 17, 3)
+    for other in ((), (a[:2], d[:2, :1])):
+        computed, _ = split_layer([a], [d], *([x] for x in other))
+        _expect(computed, formula(a, d, *(other or (a, d))))
+    return 4
 
 
 def launch_integers() -> int:

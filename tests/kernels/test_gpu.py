@@ -26,6 +26,7 @@ from csrc_triton.layer_tiles import layer_ntk_error
 from csrc_triton.normal_matmul import normal_matmul_error
 from csrc_triton.planes import split
 from csrc_triton.split_gram import split_gram, split_gram_error
+from csrc_triton.split_layer import split_layer, split_layer_error
 from tests.kernels.normal_problems import CASES as NORMAL_CASES
 from tests.kernels.normal_problems import drawn, run, small
 
@@ -161,8 +162,12 @@ def layer_check(place: str, mode: str, dtype: torch.dtype) -> Checked:
     a, d = factors(n, outputs, positions, inputs, deltas, dtype=dtype, draw=normal)
     rows = jacobian(a.abs(), d.abs()), jacobian(a, d)
     # Magnitudes of the sum over positions: where they cancel the claim is about the sum of the magnitudes.
-    error = layer_ntk_error(positions, positions, inputs, deltas, 1, mode)
-    computed = layer_ntk([a], [d], mode=mode).flatten(2, 3).flatten(0, 1)
+    if mode == "split":
+        error = split_layer_error(positions, positions, inputs, deltas, 1)
+        computed = split_layer([a], [d])[0].flatten(2, 3).flatten(0, 1)
+    else:
+        error = layer_ntk_error(positions, positions, inputs, deltas, 1, mode)
+        computed = layer_ntk([a], [d], mode=mode).flatten(2, 3).flatten(0, 1)
 
     def check(found: torch.Tensor) -> ProductCheck:
         lost = error * float((rows[0] @ rows[0].T).max())
@@ -184,7 +189,7 @@ def normal_check(place: str, mode: str, dtype: torch.dtype) -> Checked:
 CHECKS = {
     "gram": (gram_check, CASES),
     "split_gram": (split_check, [("split", torch.float32)]),
-    "layer_ntk": (layer_check, CASES),
+    "layer_ntk": (layer_check, [*CASES, ("split", torch.float32)]),
     "normal_matmul": (normal_check, NORMAL_CASES),
 }
 RANDOM = [(kernel, mode, dtype) for kernel, (_, cases) in CHECKS.items() for mode, dtype in cases]

@@ -58,6 +58,7 @@ CHOICES = (
     Choice("exact_normal", "cuda", _WIDE + _SINGLE + _HALF, "exact", NEVER, _NOT_MEASURED),
     Choice("layer_ntk", "cuda", _WIDE, "float64", NEVER, _NOT_MEASURED),
     Choice("layer_ntk", "cuda", _SINGLE, "ieee", NEVER, _NOT_MEASURED),
+    Choice("layer_ntk", "cuda", _SINGLE, "split", NEVER, _NOT_MEASURED),
     Choice("layer_ntk", "cuda", _SINGLE, "float64", NEVER, _NOT_MEASURED),
     Choice("layer_ntk", "cuda", _HALF, "bf16", NEVER, _NOT_MEASURED),
     Choice("layer_ntk", "cuda", _HALF, "ieee", NEVER, _NOT_MEASURED),

@@ -98,6 +98,13 @@ def layer_ntk(sides: Sequence[Sequence[torch.Tensor]], mode: str) -> torch.Tenso
     return launch(a, d, a2, d2, masks, masks2, mode=mode)
 
 
+def split_layer(sides: Sequence[Sequence[torch.Tensor]]) -> tuple[torch.Tensor, int]:
+    """`csrc_triton.split_layer` of the same lists, float32, and how many samples fell back."""
+    from csrc_triton.split_layer import split_layer as launch
+
+    return launch(*sides)
+
+
 def integer_limits() -> tuple[int, int]:
     """Levels that one launch of the integer kernel takes, and what the rows of its planes have a multiple of."""
     from csrc_triton.integer_gram import LEVELS, PADDING

@@ -61,7 +61,7 @@ def layer_ntk_error(
     """
     checks.choice("route", route, ROUTES)
     left, right = layer_factors(a, d, a2, d2, mask, mask2)
-    chosen_precision(precision, left.a[0])
+    chosen_precision(precision, left.a[0], also=("split",))
     sides = [side.factors(torch.float64) for side in (left, right or left)]
     shapes = [shape_of(*pair) for pair in zip(*sides, strict=True)]
     dtype = accumulation_dtype(left.a[0].dtype, precision)
@@ -78,7 +78,8 @@ def summed_terms(shapes: list[LayerShape], dtype: torch.dtype, precision: str, r
     most, added = 0, 1
     for shape in shapes:
         if layer_cost(shape, route).route == "gram" or (route == "auto" and wanted_backend() == "triton"):
-            inner = sum(gram_roundings(length, dtype, precision) for length in (shape.inputs, shape.deltas))
+            lengths = (shape.inputs, shape.deltas)
+            inner = sum(gram_roundings(length, dtype, precision, "layer_ntk") for length in lengths)
             terms = inner + 1 + shape.positions * shape.positions2
             added += 1
         else:

@@ -16,7 +16,7 @@ import torch
 
 from ntkla.linalg import checks
 from ntkla.linalg.backends import kernels
-from ntkla.linalg.backends.dispatch import Call, record, resolve, run
+from ntkla.linalg.backends.dispatch import Call, add_to_record, at_best, record, resolve, run
 from ntkla.linalg.backends.freivalds import Expected
 from ntkla.linalg.backends.primitive import accumulation_dtype, arithmetic, chosen_precision, working_dtype
 from ntkla.linalg.layers.layer_blocks import add_gram_products, add_materialised, mirror, shape_of
@@ -47,7 +47,8 @@ def layer_ntk(
         a2, d2: the same for n2 other samples, with T2 and C2; None for the kernel of the samples with themselves.
         mask, mask2: bool [n, T] and [n2, T2], True where a position counts (ragged lengths); what the others hold,
             NaN included, is never used.  One for every parameter, or one (or None) each.
-        precision: as for `gram`.
+        precision: as for `gram`.  `"split"` makes planes of the factors for this call; samples with a row that cannot
+            be split are multiplied as in `"ieee"`, and `last_dispatch()` then ends in `"split+ieee"`.
         route: `"gram"` multiplies Gram matrices of a and d pair by pair, `"materialised"` forms per-sample gradients
             `A_i^T D_ic` in slices of their columns; `"auto"` takes what costs less, parameter by parameter: above
             `T* = sqrt(F_in F_out / (F_in / C^2 + F_out + 1))` positions the second.  The Triton kernel, where it is
@@ -70,7 +71,7 @@ def layer_ntk(
     """
     checks.choice("route", route, ROUTES)
     left, right = layer_factors(a, d, a2, d2, mask, mask2)
-    chosen_precision(precision, left.a[0])
+    chosen_precision(precision, left.a[0], also=("split",))
     other = Parameters([], [], []) if right is None else right
     arguments = (left.a, left.d, other.a, other.d, left.masks, other.masks, precision, route)
     result: torch.Tensor = torch.ops.ntkla.layer_ntk(*arguments)
@@ -111,7 +112,8 @@ def _layer_ntk(
     mode = arithmetic(a[0].dtype, precision)
     # The kernel multiplies Grams: where torch would form gradients it takes too long, so for the table it has no work.
     work = sum(cost.gram for cost in costs) if all(cost.route == "gram" for cost in costs) else 0.0
-    call = Call("layer_ntk", a[0], max(max(shape.inputs, shape.deltas) for shape in shapes), mode, work)
+    longest = max(max(shape.inputs, shape.deltas) for shape in shapes)
+    call = at_best(Call("layer_ntk", a[0], longest, mode, work), precision)
     sides = (a, d, a2, d2, masks, masks2)
 
     def reference(v: torch.Tensor) -> Expected:
@@ -119,7 +121,18 @@ def _layer_ntk(
         right = Parameters(a2, d2, masks2).factors(torch.float64) if a2 else None
         return layer_reference(left, right, a[0].dtype, precision, wide, v)
 
-    return run(call, kernel=lambda: kernels.layer_ntk(sides, mode), body=body, working=working, reference=reference)
+    fallen: list[int] = []
+
+    def kernel() -> torch.Tensor:
+        if call.mode != "split":
+            return kernels.layer_ntk(sides, mode)
+        out, count = kernels.split_layer(sides)
+        fallen.append(count)
+        return out
+
+    result = run(call, kernel=kernel, body=body, working=working, reference=reference)
+    add_to_record(call, "+ieee" if any(fallen) else "")
+    return result
 
 
 def _paired(
