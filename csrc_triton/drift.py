@@ -8,9 +8,9 @@ change itself is off by at most e_c in column c (2-norm), so with a gamma that c
 d_i a bound of `||x_i - centre||`, of `||[x_i, 1]||` with a bias, or of ||x_i||; t_c is all that no row enters.  e, r
 and t are the caller's, [C]; g and d are of the kernel: squares are summed while the rows pass on their way.
 
-Order of the arithmetic, all of it float64.  The products of a piece of 128 features are added one after another from
-zero, then the pieces, those with `low` apart from those with `high`; then both, and the bias last: a product meets
-`min(F, 128) + ceil(F / 128) + 1` roundings at most, as in torch (`pieced_matmul`).
+The kernel: `drift_kernels.py`.  Order of the arithmetic, all of it float64.  The products of a piece of 128 features
+are added one after another from zero, then the pieces, those with `low` apart from those with `high`; then both, and
+the bias last: a product meets `min(F, 128) + ceil(F / 128) + 1` roundings at most, as in torch (`pieced_matmul`).
 
 Rounding of the norms.  A sum S of F squares that are rounded, in any order, is at least `(1 - gamma_F)` of the exact
 one less `2 F tiny` for what underflows, so `||x_i||^2 <= S (1 + gamma_{2F+8}) + 2 F tiny`; a root and few products
@@ -26,10 +26,10 @@ from typing import NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 
+from csrc_triton.drift_kernels import drift_kernel
 from csrc_triton.rows import loaded, loaded_dtype
-from csrc_triton.tiles import INTERPRETED, POINTER, Tile, Variant, architecture, grouped_tile, operand, options
+from csrc_triton.tiles import INTERPRETED, POINTER, Tile, Variant, architecture, options
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _WIDTHS = (16, 32, 64)
@@ -39,9 +39,7 @@ _ROWS, _DEPTH, _WARPS, _STAGES = 64, 16, 8, 2
 PIECE = 32 if INTERPRETED.value else 128
 GROUP = 8
 
-_INSTRUCTION = {"sm_80": "DMMA", "sm_90": "DMMA", "sm_100": "DFMA|DMMA", "gfx942": "v_mfma_f64"}
-_SHORT_CHAIN = tl.constexpr(1.0 + 66 * 2.0**-53)
-_U64 = tl.constexpr(2.0**-53)
+INSTRUCTION = {"sm_80": "DMMA", "sm_90": "DMMA", "sm_100": "DFMA|DMMA", "gfx942": "v_mfma_f64"}
 
 
 class Moved(NamedTuple):
@@ -56,126 +54,6 @@ class Moved(NamedTuple):
     bound: torch.Tensor
     norms: torch.Tensor
     distances: torch.Tensor
-
-
-@triton.jit
-def moved_tile(
-    x,
-    high,
-    low,
-    centre,
-    row_inside,
-    output,
-    features,
-    outputs,
-    LOW: tl.constexpr,
-    BIAS: tl.constexpr,
-    CENTRED: tl.constexpr,
-    ROWS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    DEPTH: tl.constexpr,
-    PIECE: tl.constexpr,
-):
-    """A tile of `x (high + low)`, and the sums of squares of its rows and of their differences to the centre, [ROWS].
-
-    `x` are pointers to the first features of the rows [ROWS, 1], `output` the numbers of the columns.
-    """
-    one = tl.full((), 1, tl.int64)
-    inner, taken = tl.arange(0, DEPTH), output < outputs
-    total, rest = tl.zeros([ROWS, OUTPUTS], tl.float64), tl.zeros([ROWS, OUTPUTS], tl.float64)
-    squares, apart = tl.zeros([ROWS, DEPTH], tl.float64), tl.zeros([ROWS, DEPTH], tl.float64)
-    for piece in range(0, features, PIECE):
-        block, block_low = tl.zeros([ROWS, OUTPUTS], tl.float64), tl.zeros([ROWS, OUTPUTS], tl.float64)
-        for start in range(piece, tl.minimum(piece + PIECE, features), DEPTH):
-            feature = start + inner
-            known = feature < features
-            present = row_inside[:, None] & known[None, :]
-            rows = operand(tl.load(x + feature[None, :], present, other=0.0), tl.float64)
-            places = feature.to(tl.int64)[:, None] * outputs + output[None, :]
-            held = known[:, None] & taken[None, :]
-            change = tl.load(high + places, held, other=0.0)
-            block = tl.dot(rows, change, block, input_precision="ieee", out_dtype=tl.float64)
-            if LOW:
-                change = tl.load(low + places, held, other=0.0)
-                block_low = tl.dot(rows, change, block_low, input_precision="ieee", out_dtype=tl.float64)
-            squares += rows * rows
-            if CENTRED:
-                off = tl.where(present, rows - tl.load(centre + feature, known, other=0.0)[None, :], 0.0)
-                apart += off * off
-        total += block
-        if LOW:
-            rest += block_low
-    if LOW:
-        total += rest
-    if BIAS:
-        last = tl.load(high + features * one * outputs + output, taken, other=0.0)
-        if LOW:
-            last += tl.load(low + features * one * outputs + output, taken, other=0.0)
-        total += last[None, :]
-    return total, tl.sum(squares, axis=1), tl.sum(apart, axis=1)
-
-
-@triton.jit
-def row_bounds(squares, apart, limits, BIAS: tl.constexpr, CENTRED: tl.constexpr):
-    """Upper bounds of norms and distances from the sums; `limits`: 1 + gamma, 2 F tiny, what stands beside."""
-    inflation, underflow, beside = tl.load(limits), tl.load(limits + 1), tl.load(limits + 2)
-    lengths = squares * inflation + underflow
-    norms = tl.sqrt(lengths) * _SHORT_CHAIN
-    if CENTRED:
-        distances = (tl.sqrt(apart * inflation + underflow) + (_U64 * norms + beside)) * _SHORT_CHAIN
-    else:
-        distances = tl.sqrt(lengths + 1.0) * _SHORT_CHAIN if BIAS else norms
-    return norms, distances
-
-
-@triton.jit
-def drift_kernel(
-    x,
-    high,
-    low,
-    centre,
-    limits,
-    update,
-    rounding,
-    constant,
-    value,
-    bound,
-    norms,
-    distances,
-    samples,
-    features,
-    outputs,
-    x_row,
-    LOW: tl.constexpr,
-    BIAS: tl.constexpr,
-    CENTRED: tl.constexpr,
-    ROWS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    DEPTH: tl.constexpr,
-    PIECE: tl.constexpr,
-    GROUP: tl.constexpr,
-):
-    """One tile of the product and of its bound, [n, C] each; the first tile of a row of them stores g and d."""
-    one = tl.full((), 1, tl.int64)
-    height, width = tl.cdiv(samples, ROWS), tl.maximum(tl.cdiv(outputs, OUTPUTS), 1)
-    tile_row, tile_output = grouped_tile(tl.program_id(0), height, width, GROUP)
-    row, output = tile_row * one * ROWS + tl.arange(0, ROWS), tile_output * OUTPUTS + tl.arange(0, OUTPUTS)
-    inside, taken = row < samples, output < outputs
-    start = x + row[:, None] * x_row
-    total, squares, apart = moved_tile(
-        start, high, low, centre, inside, output, features, outputs,
-        LOW, BIAS, CENTRED, ROWS, OUTPUTS, DEPTH, PIECE,
-    )  # fmt: skip
-    norm, distance = row_bounds(squares, apart, limits, BIAS, CENTRED)
-    of_update = tl.load(update + output, taken, other=0.0)
-    of_rounding, alone = tl.load(rounding + output, taken, other=0.0), tl.load(constant + output, taken, other=0.0)
-    off = distance[:, None] * of_update[None, :] + norm[:, None] * of_rounding[None, :] + alone[None, :]
-    places, present = row[:, None] * outputs + output[None, :], inside[:, None] & taken[None, :]
-    tl.store(value + places, total, present)
-    tl.store(bound + places, off * _SHORT_CHAIN, present)
-    first = inside & (tile_output == 0)
-    tl.store(norms + row, norm, first)
-    tl.store(distances + row, distance, first)
 
 
 def drift(
@@ -208,7 +86,7 @@ def drift(
     Cost: 2 n F C operations (4 with `low`), one read of x for each 64 outputs that are computed side by side.  Rows
     that are not dense, and 16-bit ones, are copied.  Deterministic: see the package.
     """
-    _check(x, high, low, (update, rounding, constant), bias, centre)
+    check("drift", x, high, low, (update, rounding, constant), bias, centre)
     (n, features), outputs = x.shape, high.shape[1]
     kind = {"dtype": torch.float64, "device": x.device}
     value, bound = (torch.empty((n, outputs), **kind) for _ in range(2))
@@ -220,7 +98,7 @@ def drift(
     name = architecture(x.device)
     tile = pinned_tile(outputs)
     centred = centre is not None
-    limits = _limits(features, torch.zeros((), **kind) if beside is None else beside)
+    limits = limits_of(features, torch.zeros((), **kind) if beside is None else beside)
     wide = [high if t is None else t for t in (high, low, centre)]
     wide = [t.detach().resolve_neg().to(torch.float64).contiguous() for t in wide]
     programs = triton.cdiv(n, tile.rows) * max(1, triton.cdiv(outputs, tile.columns))
@@ -248,7 +126,8 @@ def pinned_tile(outputs: int) -> Tile:
     return Tile(rows, columns, _DEPTH, _WARPS, 1 if INTERPRETED.value else _STAGES)
 
 
-def _limits(features: int, beside: torch.Tensor) -> torch.Tensor:
+def limits_of(features: int, beside: torch.Tensor) -> torch.Tensor:
+    """What `row_bounds` takes: `1 + gamma_{2F+8}`, `2 F tiny`, and what stands beside; float64 [3]."""
     share = (2 * features + 8) * 2.0**-53
     numbers = [1.0 + share / (1.0 - share) * (1.0 + 2.0**-40), 2.0 * features * 2.0**-1022]
     fixed = torch.tensor(numbers, dtype=torch.float64, device=beside.device)
@@ -268,7 +147,8 @@ def _constants(low: bool, bias: bool, centred: bool, tile: Tile) -> dict[str, ob
     }
 
 
-def _check(
+def check(
+    name: str,
     x: torch.Tensor,
     high: torch.Tensor,
     low: torch.Tensor | None,
@@ -276,17 +156,18 @@ def _check(
     bias: bool,
     centre: torch.Tensor | None,
 ) -> None:
+    """Raises TypeError or ValueError for arguments that the launcher `name` does not take."""
     if x.dtype not in DTYPES:
-        raise TypeError(f"drift: expected one of {DTYPES}, got {x.dtype}.")
+        raise TypeError(f"{name}: expected one of {DTYPES}, got {x.dtype}.")
     rest = [t for t in (high, low, *columns, centre) if t is not None]
     shapes = [tuple(t.shape) for t in (x, *rest)]
     fit = x.ndim == 2 and high.ndim == 2 and high.shape[0] == x.shape[1] + int(bias)
     fit = fit and (low is None or low.shape == high.shape) and (centre is None or centre.shape == x.shape[1:])
     if not fit or any(t.shape != high.shape[1:] for t in columns):
-        raise ValueError(f"drift: expected [n, F], [F + {int(bias)}, C], [C] and perhaps [F], got {shapes}.")
+        raise ValueError(f"{name}: expected [n, F], [F + {int(bias)}, C], [C] and perhaps [F], got {shapes}.")
     runs_on = "cpu" if INTERPRETED else "cuda"
     if any(t.device != x.device or t.device.type != runs_on for t in (x, *rest)):
-        raise ValueError(f"drift: expected one {runs_on} device, got {[str(t.device) for t in (x, *rest)]}.")
+        raise ValueError(f"{name}: expected one {runs_on} device, got {[str(t.device) for t in (x, *rest)]}.")
 
 
 def variants(architecture: str = "sm_90") -> tuple[Variant, ...]:
@@ -315,7 +196,7 @@ def _variant(dtype: torch.dtype, outputs: int, low: bool, centred: bool, ragged:
         warps=tile.warps,
         stages=tile.stages,
         divisible=tuple(pointers) if ragged else (*pointers, "features", "outputs", "x_row"),
-        instruction=_INSTRUCTION,
+        instruction=INSTRUCTION,
         mode="float64",
         all_registers=True,
     )

@@ -19,6 +19,7 @@ from ntkla.forgetting.planning.points import PlanPoint, PlanPoints
 from ntkla.forgetting.planning.result import Plan, Recommendation
 from ntkla.forgetting.predict import predict_forgetting
 from ntkla.forgetting.reports.classes import ClassForgetting
+from ntkla.forgetting.reports.drift_summary import DriftSummary, drift_summary
 from ntkla.forgetting.reports.post_mortem import post_mortem
 from ntkla.forgetting.reports.post_mortem_result import PostMortem
 from ntkla.forgetting.reports.predictions import Flips, Predictions
@@ -94,6 +95,7 @@ __all__ = [
     "DeviceError",
     "DriftSplit",
     "DriftSplits",
+    "DriftSummary",
     "DtypeError",
     "Eigenmodes",
     "EmpiricalNTK",
@@ -159,6 +161,7 @@ __all__ = [
     "decompose",
     "decompose_update",
     "drift_split",
+    "drift_summary",
     "effective_rank",
     "eigenmodes",
     "exact_gram",

@@ -77,17 +77,23 @@ class Drift(NamedTuple):
     from_rounding: float
 
 
-def drift_of(old: DesignMatrix, x: torch.Tensor, error: SolutionError, sizes: RowSizes) -> Drift:
-    """`Phi_A x` with its bound, given the error of x.
-
-    Cost: 2 n_A K C operations, two arrays [n_A, C], one read of the features where a kernel is wanted, else two.
-    """
+def product_rounding(old: DesignMatrix, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the rounding of `Phi_A x` adds in each column, [C] each: times the norm of a row, and alone."""
     weights = x[: old.features.shape[1]]
     # Beside the rounding, flushed arithmetic may drop subnormal features and subnormal entries of x.
     rounding = pieced_gamma(old.columns) * norm_upper(weights, dim=0) + TINY64 * math.sqrt(old.columns)
     constant = TINY64 * old.columns * (2 + norm_upper(x, dim=0))
     if old.bias:
         constant = constant + pieced_gamma(old.columns) * x[-1].abs()
+    return rounding, constant
+
+
+def drift_of(old: DesignMatrix, x: torch.Tensor, error: SolutionError, sizes: RowSizes) -> Drift:
+    """`Phi_A x` with its bound, given the error of x.
+
+    Cost: 2 n_A K C operations, two arrays [n_A, C], one read of the features where a kernel is wanted, else two.
+    """
+    rounding, constant = product_rounding(old, x)
     errors = Errors(error.weights, rounding, error.offset + constant)
     moving = moved(old, x, errors, centre=sizes.centre) if one_pass_wanted(old, x.shape[1]) else None
     if moving is None:

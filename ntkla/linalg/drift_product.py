@@ -69,7 +69,8 @@ def moved(
 ) -> Moved | None:
     """`Phi (high + low)` for float64 changes [K, C], and its bound, from one read of the features.
 
-    None where rows are so small (zeros, most of all) that norms from plain squares would be loose.
+    None where rows are so small (zeros, most of all) that norms from plain squares would be loose, and where the kernel
+    that the table wants cannot run.
 
     Raises:
         BackendError: Triton is forced and cannot run.
@@ -87,11 +88,44 @@ def moved(
 
     factors = (Factor(design), Factor(DesignMatrix(high)))
     reference = product_reference(factors, pieced_gamma(design.columns)) if low is None else None
-    run(
-        _call(design, high.shape[1]),
-        kernel=by_kernel,
-        body=lambda: design.matmul(high),
-        working=torch.float64,
-        reference=reference,
-    )
+    run(_call(design, high.shape[1]), kernel=by_kernel, body=lambda: high, working=torch.float64, reference=reference)
     return found[0] if found and bool((found[0].norms > _LEAST_NORM).all()) else None
+
+
+class Summed(NamedTuple):
+    """Sums of squares of a change and of its bounds, along rows [n] and columns [C], float64; and flags, int32 [n].
+
+    Flags: bit 0, a class is possible before and after; bit 1, one is possible at one time only; from bits 2 and 4 on,
+    how many are possible before and after, 2 for more; bits 6 and 7, the label is possible before and after.
+    """
+
+    row_squares: torch.Tensor
+    row_errors: torch.Tensor
+    column_squares: torch.Tensor
+    column_errors: torch.Tensor
+    flags: torch.Tensor | None
+
+
+def summed(
+    design: DesignMatrix,
+    high: torch.Tensor,
+    errors: Errors,
+    known: tuple[torch.Tensor, torch.Tensor] | None,
+    labels: torch.Tensor | None,
+) -> Summed | None:
+    """The sums for a float64 change [K, C], and with the outputs before and their bounds, [n, C] each, the flags.
+
+    None where the kernel that the table wants cannot run.  Nothing checks it in production: `drift` is checked.
+
+    Raises:
+        BackendError: Triton is forced and cannot run.
+    """
+    features = widened(design.features) if flushes_subnormals() else design.features
+    found: list[Summed] = []
+
+    def by_kernel() -> torch.Tensor:
+        found.append(Summed(*kernels.drift_summary(features, high, errors, design.bias, known, labels)))
+        return found[0].row_squares
+
+    run(_call(design, high.shape[1]), kernel=by_kernel, body=lambda: high, working=torch.float64)
+    return found[0] if found else None

@@ -98,7 +98,7 @@ def test_it_computes_in_the_order_of_its_model(dtype, bias, low, centred):
     found = drift(x, high, rest if low else None, *own, bias=bias, centre=centre, beside=beside)
     tile = module.pinned_tile(19)
     sizes = models_drift.DriftSizes(tile.rows, tile.columns, tile.depth, module.PIECE)
-    limits = module._limits(37, torch.zeros(()) if beside is None else beside).numpy()
+    limits = module.limits_of(37, torch.zeros(()) if beside is None else beside).numpy()
     columns = models_drift.Columns(*(t.numpy() for t in own))
     arrays = (x.double().numpy(), high.numpy(), rest.numpy() if low else None)
     expected = models_drift.drift(*arrays, columns, limits, bias, None if centre is None else centre.numpy(), sizes)
@@ -165,8 +165,8 @@ def test_the_bound_holds_and_is_all_but_reached(dtype, bias, centred):
 
 @pytest.mark.parametrize(("bias", "centred"), CASES)
 def test_a_norm_that_is_a_thousandth_too_small_is_caught(bias, centred, monkeypatch):
-    right = module._limits
-    monkeypatch.setattr(module, "_limits", lambda *given: right(*given) * (1 - 2e-3))
+    right = module.limits_of
+    monkeypatch.setattr(module, "limits_of", lambda *given: right(*given) * (1 - 2e-3))
     assert not verdict(torch.float64, bias, centred).sound
 
 

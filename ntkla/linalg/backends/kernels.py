@@ -146,3 +146,18 @@ def drift(
     beside = None if beside is None else torch.as_tensor(beside, dtype=torch.float64, device=x.device)
     update, rounding, constant = errors
     return launch(x, high, low, update, rounding, constant, bias=bias, centre=place, beside=beside)
+
+
+def drift_summary(
+    x: torch.Tensor,
+    high: torch.Tensor,
+    errors: Sequence[torch.Tensor],
+    bias: bool,
+    known: tuple[torch.Tensor, torch.Tensor] | None,
+    labels: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """`csrc_triton.drift_summary`: sums of squares of rows and columns, and flags where outputs are known."""
+    from csrc_triton.drift_summary import drift_summary as launch
+
+    before, bound = (None, None) if known is None else known
+    return launch(x, high, *errors, bias=bias, before=before, before_bound=bound, labels=labels)
