@@ -142,6 +142,25 @@ def test_a_planted_fault_is_named(name, fault, monkeypatch):
     assert f"torch {torch.__version__}, triton " in said
 
 
+@pytest.mark.parametrize("entry", range(6))
+def test_every_entry_of_a_thin_result_is_looked_at(entry, monkeypatch):
+    """No more columns than vectors: nothing is left to chance."""
+    right, x = kernels.normal_matmul, normal(40, 3, dtype=torch.float64)
+
+    def wrong(*args: object) -> torch.Tensor:
+        found = right(*args)
+        found.view(-1)[entry] *= 1 + 2.0**-40
+        return found
+
+    with ntkla.backend("triton"), ntkla.checked_products(vectors=2):
+        ntkla.normal_matmul(x, x[:3, :2])
+        monkeypatch.setattr(kernels, "normal_matmul", wrong)
+        for _ in range(3):
+            with pytest.raises(errors.KernelFaultError) as caught:
+                ntkla.normal_matmul(x, x[:3, :2])
+            assert caught.value.rows == (entry // 2,)
+
+
 def test_a_fault_of_cublas_is_named(monkeypatch):
     stand_in(monkeypatch)
     right = checked.compared

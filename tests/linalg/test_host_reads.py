@@ -22,11 +22,11 @@ from ntkla.linalg.solve.factor import CholeskyFactor
 from ntkla.linalg.solve.normal_problem import NormalProblem
 from ntkla.linalg.solve.refine import Refinement
 from ntkla.linalg.solve.rounds import Standing, relative_goal, steps_ahead
-from ntkla.testing import ridge_problems
+from ntkla.testing import problems, ridge_problems
 from ntkla.testing.spectra import normal
 from tests.linalg.host_reads import HostReads
 from tests.linalg.test_refine import Worthless, assert_sound, parts, qr
-from tests.soundness.judge import judge_ridge, promised_ridge, solve
+from tests.soundness.judge import forecast, judge_forgetting, judge_ridge, promised_drift, promised_ridge, solve
 
 CPU = torch.device("cpu")
 # Of a solve on a device: two inputs, the norms of the rows and of the features, whether the factor was built and its
@@ -241,6 +241,20 @@ def test_drawn_problems_are_sound_and_certified_as_on_the_processor(drawn):
         assert found.status.certified, found.status
     if plain.diagnostics.corrections == found.diagnostics.corrections:
         assert torch.equal(plain.solution, found.solution)
+
+
+@settings(max_examples=5)
+@given(problems())
+def test_drawn_forecasts_are_sound_too(drawn):
+    original = host.reads_are_free
+    host.reads_are_free = lambda _: False
+    try:
+        found = forecast(drawn)
+    finally:
+        host.reads_are_free = original
+    judge_forgetting(drawn, found)
+    if promised_drift(drawn):
+        assert found.status.certified, found.status
 
 
 def test_a_matrix_that_is_not_definite_is_told_without_a_look_in_between(device):

@@ -34,14 +34,18 @@ def checked_products(vectors: int = _VECTORS) -> Iterator[None]:
 
     Args:
         vectors: random vectors for each result.  An error of more than twice what a whole row may be off escapes with a
-            probability of `2^-vectors`; 0 checks nothing.
+            probability of `2^-vectors`, and every check draws others; 0 checks nothing.  Results of no more columns
+            than that are compared column by column.
 
     Raises:
         ArgumentError: for no such number.
         KernelFaultError: from a primitive, or from what uses it, whose kernel was wrong.
 
-    Cost: `2 vectors` operations for each entry of the result and of its factors, in float64, and one number read from
-    the device; for `layer_ntk` also the per-sample gradients, slice by slice.  No result changes by it.
+    Cost: in float64, `2 vectors + 8` operations for each entry of the result and each time its factors are gone
+    through, and one number read from the device.  Beside a Gram matrix of n rows that share falls as `1 / n`: for
+    float32 features of length 768, on one core, 31 % of torch's time at n = 2048 (15 % with one vector), 10 % at 8192.
+    Beside `normal_matmul` of few columns it is as much as the product.  On a device it is not measured.  No result
+    changes by it.
     """
     token = _wanted.set(checks.integer("vectors", vectors, least=0))
     try:
@@ -76,7 +80,11 @@ def require_product(ran: str, result: torch.Tensor, reference: Reference | None,
         return
     half = result.ndim // 2
     matrix = result.detach().flatten(half).flatten(0, half - 1)
-    v = signs(matrix.shape[1], vectors, next(_seeds), matrix.device)
+    columns = matrix.shape[1]
+    if columns <= vectors:
+        v = torch.eye(columns, dtype=torch.float64, device=matrix.device)
+    else:
+        v = signs(columns, vectors, next(_seeds), matrix.device)
     found = compared(matrix, v, reference(v))
     if not found.agrees:
         raise KernelFaultError(_said(ran, matrix, found), ran, found.rows)

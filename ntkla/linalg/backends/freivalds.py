@@ -19,7 +19,7 @@ the type that is multiplied in, times the other factor.  In row i of A B, with m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,8 +28,8 @@ import torch
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.precision import SHORT_CHAIN, TINY64, gamma
 
-# Rows of a product that are widened at a time.
-_ROWS = 1024
+# Entries that are widened at a time: on the CPU what stays in a cache, else enough to keep a device busy.
+_CACHED, _BUSY = 2**17, 2**24
 
 
 class Factor(NamedTuple):
@@ -117,7 +117,7 @@ def _through(factor: Factor | torch.Tensor, right: _Product, columns: int, tiny:
     # |A| times the sizes, what was lost, and ones, which makes the row sums of |A|.
     beside = torch.cat([right.sizes, right.dropped, torch.ones_like(right.sizes)], 1)
     sums, blocks = right.value.new_zeros((rows, 3)), 0
-    for part, block in design.blocks():
+    for part, block in design.blocks(_rows_at_once(design.columns, value.device)):
         if transposed:
             value += block.T @ right.value[part]
             sums += block.abs().T @ beside[part]
@@ -162,7 +162,9 @@ def compared(product: torch.Tensor, v: torch.Tensor, expected: Expected) -> Prod
     """Compares a product [n, m] with what it times v must be.  Reads one number from the device if all is well."""
     value, allowed = expected
     difference = torch.empty_like(value)
-    for rows in _row_blocks(product.shape[0]):
+    step = _rows_at_once(product.shape[1], product.device)
+    for start in range(0, product.shape[0], step):
+        rows = slice(start, start + step)
         difference[rows] = (product[rows].to(torch.float64) @ v - value[rows]).abs_()
     # An infinity or a NaN is below no finite number; beyond the range of the type they may be right.
     wrong = ~((difference <= allowed) | torch.isinf(allowed)).all(1)
@@ -174,5 +176,5 @@ def compared(product: torch.Tensor, v: torch.Tensor, expected: Expected) -> Prod
     return ProductCheck(tuple(named), largest, v.shape[1])
 
 
-def _row_blocks(rows: int) -> Iterator[slice]:
-    return (slice(start, start + _ROWS) for start in range(0, rows, _ROWS))
+def _rows_at_once(columns: int, device: torch.device) -> int:
+    return max(1, (_CACHED if device.type == "cpu" else _BUSY) // columns)
