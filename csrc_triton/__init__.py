@@ -4,6 +4,7 @@
     tiles.py   what the kernels share: pinned tiles, what fits a device, which tile a program computes
     rows.py   how features are brought into a form that the kernels read without spilling registers
     gram.py    x x^T and x y^T
+    integer_gram.py   exact sums of products of int8 planes
     planes.py   float32 rows as two planes of float16, and which rows cannot be
     split_gram.py   x x^T and x y^T of such planes, as accurate as float32; split_kernel.py its kernel
     normal_matmul.py   the one-pass normal product

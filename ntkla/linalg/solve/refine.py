@@ -38,6 +38,7 @@ from ntkla.linalg.solve.rounds import (
     tried,
 )
 from ntkla.linalg.solve.stability import SolutionError, Stability
+from ntkla.linalg.solve.summed_residual import ResidualSource
 
 # Two products round, and the rest of the goal is left to the residual itself.
 _SHARE = 0.45
@@ -67,6 +68,7 @@ class Refinement:
         self._candidates = list(candidates)
         self._factor: Factor | None = None
         self._state: State | None = None
+        self._source = ResidualSource()
         zeros = torch.zeros((), dtype=torch.float64, device=problem.targets.device).expand_as(problem.targets)
         self._homogeneous = replace(problem, targets=zeros, shift=None)
         self._parts: tuple[torch.Tensor, ...] = ()  # what the two products of the last full residual add to the error
@@ -162,7 +164,8 @@ class Refinement:
     def _measure(self, levels: tuple[int, int]) -> None:
         assert self._state is not None
         self.levels = levels
-        r = residual(self.problem, self._state.x, levels)
+        summed = self._source.residual(self.problem, self._state.x, levels)
+        r = residual(self.problem, self._state.x, levels) if summed is None else summed
         zero = torch.zeros_like(r.output_error)
         products = replace(r, adjoint_error=zero, bias_error=zero), replace(r, output_error=zero)
         self._parts = tuple(self.stability.rounding(part).norm for part in products)
@@ -186,7 +189,7 @@ class Refinement:
     def _raise_levels(self, wanted: float) -> bool:
         """Measures again, one level higher in the products whose rounding is above its share; False at the top."""
         assert self._state is not None
-        if not self._state.fresh:
+        if not self._state.fresh or self._source.leave_sums():
             self._measure(self.levels)
             return True
         *parts, before = host.numbers(*self._parts, self._state.rounding.norm)
