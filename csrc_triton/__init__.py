@@ -8,6 +8,10 @@
     planes.py   float32 rows as two planes of float16, and which rows cannot be
     split_gram.py   x x^T and x y^T of such planes, as accurate as float32; split_kernel.py its kernel
     normal_matmul.py   the one-pass normal product
+    softmax_gram.py   the product with a softmax head's kernel; softmax_kernels.py its kernels, softmax_tiles.py its tiles and
+                      its rounding
+    drift.py   what a change of a head does, with its bound in the same pass; drift_summary.py the norms and flips of that
+               without an array of drifts; drift_kernels.py their kernels
     split_layer.py   layer factors as such planes; split_layer_kernel.py its kernel
     layer_ntk.py   the products of layer factors; layer_kernel.py its kernel, layer_tiles.py its tiles and its rounding
 

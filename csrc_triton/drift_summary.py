@@ -11,6 +11,7 @@ A sum of N squares is off by at most `gamma_{N+2}` of itself and `2 N tiny`, in 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -72,7 +73,8 @@ def drift_summary(
     kind = {"dtype": torch.float64, "device": x.device}
     x = loaded(x, "float64")
     x = x if x.stride(1) == 1 else x.contiguous()
-    name, tile = architecture(x.device), pinned_tile(min(outputs, _WIDEST))
+    name = architecture(x.device)
+    tile = _tile(outputs, name)
     parts = triton.cdiv(n, tile.rows)
     partial = [torch.empty((parts, outputs), **kind) for _ in range(2)]
     rows = [torch.empty(n, **kind) for _ in range(2)]
@@ -105,6 +107,12 @@ def drift_summary(
     return Summed(*rows, *columns, flags)
 
 
+def _tile(outputs: int, architecture: str) -> Tile:
+    """As that of `drift`, no wider than `_WIDEST`; loads under way take registers, which sm_100 has not left."""
+    tile = pinned_tile(min(outputs, _WIDEST))
+    return replace(tile, rows=min(tile.rows, 32), stages=1) if architecture == "sm_100" else tile
+
+
 def _constants(bias: bool, known: bool, tile: Tile) -> dict[str, object]:
     return {
         "BIAS": bias,
@@ -119,7 +127,7 @@ def _constants(bias: bool, known: bool, tile: Tile) -> dict[str, object]:
 def variants(architecture: str = "sm_90") -> tuple[Variant, ...]:
     """Every pinned tile, with outputs that are known and without, on aligned sizes and on others."""
     return tuple(
-        _variant(dtype, outputs, known, ragged)
+        _variant(dtype, outputs, known, ragged, architecture)
         for dtype in (torch.float64, torch.float32, torch.bfloat16)
         if dtype == loaded_dtype(dtype, "float64")
         for outputs in (16, _WIDEST)
@@ -128,12 +136,12 @@ def variants(architecture: str = "sm_90") -> tuple[Variant, ...]:
     )
 
 
-def _variant(dtype: torch.dtype, outputs: int, known: bool, ragged: bool) -> Variant:
+def _variant(dtype: torch.dtype, outputs: int, known: bool, ragged: bool, architecture: str) -> Variant:
     wide = ("high", "limits", "update", "rounding", "constant", "before", "before_bound")
     results = ("row_squares", "row_errors", "column_squares", "column_errors")
     pointers = {"x": POINTER[dtype], **dict.fromkeys((*wide, *results), "*fp64"), "labels": "*i32", "flags": "*i32"}
     integers = dict.fromkeys(("samples", "features", "outputs", "x_row"), "i32")
-    tile = pinned_tile(outputs)
+    tile = _tile(outputs, architecture)
     words = [str(dtype).removeprefix("torch."), f"{outputs} outputs", "known" * known, "ragged" * ragged]
     return Variant(
         name=" ".join(filter(None, ("drift_summary", *words))),

@@ -9,29 +9,13 @@ G = x x^T (+ 1 with a bias) is never formed, by associativity, and u = B v neith
 
 so C may be anything from 1 on.  Mode "ieee" works in float32, "float64" in float64; nothing is added atomically.
 
-Error.  With u the unit roundoff of the mode, `gamma(r, u) = r u / (1 - r u)`, beta_i a bound of ||B_i|| and the roots
-given within `root` roundings each (`ntkla.linalg.softmax_root` derives the factor 3 and the 5 roots of a path):
-
-- either product with B is off by at most `3 gamma(local, u) beta ||input||` in 2-norm, `local = 5 root + 8 + d`, d the
-  roundings of a sum over outputs.  One block of them is added in pairs: `d = ceil(log2 C)`.  Several blocks are added
-  first, in float64 with the error of each addition kept (Knuth's two-sum): what that loses is below the one rounding
-  of adding those errors at the end, so d is the logarithm of the block and two.  In "ieee" the float64 sum is rounded
-  to float32 once: at most 2, or d inside a tile.  The roots are rounded to float32 then: `root = 2`.
-- `|w - G u| <= (a + b + a b) |x| |x|^T |u|` (+ bias), `a = gamma(r, u)` and `b = gamma(r', u)` from r roundings in
-  x^T u, r' in x z.  r: min(n, D) in a block of D rows, one for each further block of a span, for each further span,
-  for each further part; in "ieee" the last two kinds are float64, and one rounding to float32 follows.
-  r': min(F, 128), one for each further piece of 128, and the bias.  Neither is more than torch's in float64.
-
-Underflow: at most 16 C operations in an entry of a product with B, and two in each term of the other two, lose
-`tiny` times what they are multiplied with.
+Error: `softmax_tiles.py`.  Underflow: at most 16 C operations in an entry of a product with B, and two in each term
+of the other two, lose `tiny` times what they are multiplied with.
 """
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
-from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 import triton
@@ -39,103 +23,26 @@ import triton
 from csrc_triton.normal_matmul import sum_of_parts
 from csrc_triton.rows import loaded, loaded_dtype
 from csrc_triton.softmax_kernels import features_times_changed, features_times_inner, softmax_rows
+from csrc_triton.softmax_tiles import (
+    GROUP,
+    LONGEST,
+    MODES,
+    PIECE,
+    ROW_WARPS,
+    ROWS_AT_ONCE,
+    SPAN,
+    WIDTHS,
+    WORKING,
+    fitted,
+    levels,
+    row_share,
+)
 from csrc_triton.tiles import INTERPRETED, NUMBER, POINTER, Tile, Variant, architecture, options
-
-MODES = {
-    "ieee": (torch.float32,),
-    "float64": (torch.float64, torch.float32, torch.bfloat16, torch.float16),
-}
-WORKING = {"ieee": torch.float32, "float64": torch.float64}
-_UNIT_ROUNDOFF = {"ieee": 2.0**-24, "float64": 2.0**-53}
-
-# Widths of a tile in outputs.
-_WIDTHS = (16,) if INTERPRETED.value else (16, 32, 64)
-# The longest rows that B^T takes where w is formed.  Longer ones go through B in blocks of half of that, so that two
-# roundings more of a sum in blocks are no more than the logarithm of C has.
-LONGEST = 16 if INTERPRETED.value else 32
-TILES = {
-    "ieee": Tile(rows=64, columns=_WIDTHS[-1], depth=16, warps=8, stages=2),
-    "float64": Tile(rows=64, columns=_WIDTHS[-1], depth=16, warps=8, stages=2),
-}
-_MOST_HELD = 2048
-_ROWS_AT_ONCE, _ROW_WARPS = 16, 4
-GROUP = 8
-
-# Rows whose products are summed in the working type, and the fewest rows of a part.
-SPAN = 32 if INTERPRETED.value else 1024
-LEAST_SHARE = 16 if INTERPRETED.value else 256
-# Features whose products are added one after another.
-PIECE = 32 if INTERPRETED.value else 128
-# Two for each of the 132 multiprocessors of an H100.  A constant: bits do not depend on the device that is there.
-PROGRAMS = 4 if INTERPRETED.value else 264
 
 _INSTRUCTION = {
     "ieee": {"sm_80": "FFMA", "sm_90": "FFMA", "sm_100": "FFMA|FMUL", "gfx942": "v_mfma_f32"},
     "float64": {"sm_80": "DMMA", "sm_90": "DMMA", "sm_100": "DFMA|DMMA", "gfx942": "v_mfma_f64"},
 }
-
-
-class Roundings(NamedTuple):
-    """How many roundings a term meets at most: see the head of this file.
-
-    Attributes:
-        local: in a product with B or B^T.
-        inner: in x^T u.
-        outer: in x z.
-    """
-
-    local: int
-    inner: int
-    outer: int
-
-
-def roundings(samples: int, features: int, outputs: int, mode: str, *, root: int, bias: bool = False) -> Roundings:
-    """The counts for n samples, F features and C outputs, and roots that come within `root` roundings of their own."""
-    depth = pinned_tile(mode, outputs).depth
-    added = levels(outputs) + 2 * (outputs > LONGEST)
-    inner = min(samples, depth) + triton.cdiv(min(samples, SPAN), depth) - 1
-    # s / SPAN + n / s, for the s of a part, is largest for the shortest; one more covers what does not come out even.
-    spans = triton.cdiv(samples, LEAST_SHARE) + 1 if samples > LEAST_SHARE else 0
-    if mode == "ieee":
-        # The float64 additions, fewer than 2^29 of them, are less than one rounding together.
-        root, added, spans = 2, max(2, levels(outputs)), 2
-    outer = min(features, PIECE) + max(0, triton.cdiv(features, PIECE) - 1) + int(bias)
-    return Roundings(5 * root + 8 + added, inner + spans, outer)
-
-
-def gamma_of(count: int, mode: str) -> float:
-    """Upper bound of gamma(count, u); infinite where there is none."""
-    share = count * _UNIT_ROUNDOFF[mode]
-    return share / (1.0 - share) * (1.0 + 2.0**-48) if share < 1.0 else math.inf
-
-
-def levels(outputs: int) -> int:
-    """The logarithm of the block of outputs that is added in pairs."""
-    return ((outputs if outputs <= LONGEST else LONGEST // 2) - 1).bit_length()
-
-
-def pinned_tile(mode: str, outputs: int) -> Tile:
-    """The tile of a mode for rows of so many outputs, in the interpreter's size where kernels are interpreted."""
-    tile = TILES[mode]
-    columns = max(16, min(_WIDTHS[-1], triton.next_power_of_2(outputs)))
-    if INTERPRETED.value:
-        return Tile(16, columns, 16, tile.warps, 1)
-    # More spills: the sums over the outputs of a tile, and B of what is on its way, take registers beside the tile.
-    return Tile(min(tile.rows, _MOST_HELD // columns), columns, tile.depth, tile.warps, tile.stages)
-
-
-def _fitted(mode: str, outputs: int, architecture: str) -> Tile:
-    """The tile as a device takes it; loads that are under way take registers, which sm_100 has not left."""
-    tile = pinned_tile(mode, outputs).fitted(WORKING[mode].itemsize, architecture)
-    return replace(tile, rows=min(tile.rows, 32), stages=1) if architecture == "sm_100" else tile
-
-
-def row_share(samples: int, features: int, outputs: int, columns: int, mode: str) -> int:
-    """Rows of a part of x^T u: as few parts as fill `PROGRAMS`, none shorter than `LEAST_SHARE` but a last one."""
-    tile = pinned_tile(mode, outputs)
-    tiles = triton.cdiv(features, tile.rows) * triton.cdiv(outputs, tile.columns) * columns
-    share = triton.cdiv(samples, max(1, PROGRAMS // max(1, tiles)))
-    return min(max(LEAST_SHARE, triton.cdiv(share, tile.depth) * tile.depth), 1 << 30)
 
 
 def softmax_gram(
@@ -174,7 +81,7 @@ def softmax_gram(
     name = architecture(x.device)
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
         inner = _inner(x, roots, top, v, bias, mode, name)
-        tile = _fitted(mode, outputs, name)
+        tile = fitted(mode, outputs, name)
         tiles = triton.cdiv(n, tile.rows) * triton.cdiv(outputs, tile.columns)
         features_times_inner[(tiles, columns)](
             x,
@@ -204,7 +111,7 @@ def _inner(
     shift = torch.where(top[:, None] >= 0, largest / roots.gather(1, marked), 0.0).contiguous()
     sums = torch.empty((columns, n), dtype=v.dtype, device=v.device)
     _rows(v, roots, top, shift, sums, transposed=False)
-    tile = _fitted(mode, outputs, name)
+    tile = fitted(mode, outputs, name)
     share = row_share(n, features, outputs, columns, mode)
     parts = triton.cdiv(n, share)
     partial = torch.empty((parts, columns, features + int(bias), outputs), dtype=torch.float64, device=x.device)
@@ -236,7 +143,7 @@ def _rows(
     v: torch.Tensor, roots: torch.Tensor, top: torch.Tensor, shift: torch.Tensor, sums: torch.Tensor, transposed: bool
 ) -> None:
     n, outputs, columns = v.shape
-    softmax_rows[(triton.cdiv(n, _ROWS_AT_ONCE), columns)](
+    softmax_rows[(triton.cdiv(n, ROWS_AT_ONCE), columns)](
         v,
         roots,
         top,
@@ -247,7 +154,7 @@ def _rows(
         columns,
         *v.stride(),
         **_row_constants(levels(outputs), transposed),
-        num_warps=_ROW_WARPS,
+        num_warps=ROW_WARPS,
     )
 
 
@@ -266,7 +173,7 @@ def _check(x: torch.Tensor, roots: torch.Tensor, top: torch.Tensor, v: torch.Ten
 
 
 def _row_constants(depth: int, transposed: bool) -> dict[str, object]:
-    return {"TRANSPOSED": transposed, "ROWS": _ROWS_AT_ONCE, "OUTPUTS": 1 << depth, "LEVELS": depth}
+    return {"TRANSPOSED": transposed, "ROWS": ROWS_AT_ONCE, "OUTPUTS": 1 << depth, "LEVELS": depth}
 
 
 def _inner_constants(mode: str, bias: bool, tile: Tile) -> dict[str, object]:
@@ -302,8 +209,8 @@ def variants(architecture: str = "sm_90") -> tuple[Variant, ...]:
         for dtype in (d for d in dtypes if d == loaded_dtype(d, mode)):
             for ragged in (False, True):
                 kind = (mode, dtype, ragged, architecture)
-                found.extend(_inner_variant(outputs, *kind) for outputs in _WIDTHS)
-                found.extend(_outer_variant(outputs, *kind) for outputs in _WIDTHS)
+                found.extend(_inner_variant(outputs, *kind) for outputs in WIDTHS)
+                found.extend(_outer_variant(outputs, *kind) for outputs in WIDTHS)
         found.extend(_row_variant(mode, outputs, False) for outputs in sorted({1, 2, 4, 8, 16, LONGEST, LONGEST + 1}))
         found.append(_row_variant(mode, LONGEST + 1, True))
     return tuple(found)
@@ -314,7 +221,7 @@ def _inner_variant(outputs: int, mode: str, dtype: torch.dtype, ragged: bool, ar
     pointers = {"x": POINTER[dtype], **dict.fromkeys(("v", "roots"), working), "top": "*i32"}
     pointers |= {"shift": working, "sums": working, "partial": "*fp64"}
     integers = dict.fromkeys(("samples", "share", "features", "outputs", "columns", "x_row", "v_row"), "i32")
-    tile = _fitted(mode, outputs, architecture)
+    tile = fitted(mode, outputs, architecture)
     return _variant(
         f"softmax_gram inner {mode} {_name(dtype)} {outputs} outputs",
         features_times_changed,
@@ -331,7 +238,7 @@ def _outer_variant(outputs: int, mode: str, dtype: torch.dtype, ragged: bool, ar
     working = POINTER[WORKING[mode]]
     pointers = {"x": POINTER[dtype], "inner": working, "roots": working, "top": "*i32", "out": working}
     integers = dict.fromkeys(("samples", "features", "outputs", "x_row"), "i32")
-    tile = _fitted(mode, outputs, architecture)
+    tile = fitted(mode, outputs, architecture)
     return _variant(
         f"softmax_gram outer {mode} {_name(dtype)} {outputs} outputs",
         features_times_inner,
@@ -375,7 +282,7 @@ def _row_variant(mode: str, outputs: int, transposed: bool) -> Variant:
         kernel=softmax_rows,
         signature={**pointers, **integers},
         constexprs={"v_output": 1, **_row_constants(levels(outputs), transposed)},
-        warps=_ROW_WARPS,
+        warps=ROW_WARPS,
         stages=3,
         divisible=tuple(pointers),
         mode=mode,

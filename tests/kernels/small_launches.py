@@ -11,14 +11,18 @@ import torch
 import triton
 import triton.language as tl
 
-from csrc_triton import integer_gram, split_gram
+from csrc_triton import integer_gram, softmax_tiles, split_gram
+from csrc_triton.drift import drift
+from csrc_triton.drift_summary import drift_summary
 from csrc_triton.gram import MODES, gram, pinned_tile
 from csrc_triton.layer_ntk import layer_ntk
 from csrc_triton.normal_matmul import normal_matmul
 from csrc_triton.planes import split
+from csrc_triton.softmax_gram import softmax_gram
 from csrc_triton.split_layer import split_layer
 from csrc_triton.tiles import architecture
 from tests.kernels.draws import DEVICE, factors, formula, whole
+from tests.kernels.softmax_problems import as_written, exact_roots, tops
 
 
 def launch_all() -> int:
@@ -43,7 +47,7 @@ def launch_all() -> int:
             design = torch.cat([x, torch.ones_like(x[:, :1])], 1).double()
             _expect(normal_matmul(x, w, bias=True, mode=mode), design.T @ (design @ w.double()))
             launched += 1
-    return launched + launch_split() + launch_integers()
+    return launched + launch_split() + launch_integers() + launch_heads()
 
 
 def launch_split() -> int:
@@ -75,6 +79,22 @@ def launch_integers() -> int:
         left, right = (z[0].double() + 2.0**7 * z[1].double() for z in (x, right))
         _expect(digits + (carry << integer_gram.WINDOW_BITS), left @ right.T)
     return 2
+
+
+def launch_heads() -> int:
+    """The kernels of softmax heads and of drifts: rows that fit a tile of outputs, and longer ones."""
+    for mode in softmax_tiles.MODES:
+        for outputs in (5, softmax_tiles.LONGEST + 1):
+            x, v = whole(37, 19, most=3), whole(37, outputs, 2, seed=1, most=3)
+            roots = exact_roots(37, outputs)
+            _expect(softmax_gram(x, roots, tops(roots), v, bias=True, mode=mode), as_written(x, roots, v, True))
+    x, change = whole(37, 19), whole(20, 33, seed=1, dtype=torch.float64)
+    moved, zeros = torch.cat([x, torch.ones_like(x[:, :1])], 1).double() @ change, torch.zeros_like(change[0])
+    _expect(drift(x, change, None, zeros, zeros, zeros, bias=True).value, moved.cpu())
+    found = drift_summary(x, change, zeros, zeros, zeros, bias=True, before=moved, before_bound=moved.abs())
+    _expect(found.row_squares, moved.square().sum(1))
+    _expect(found.column_squares, moved.square().sum(0))
+    return 7
 
 
 def _expect(computed: torch.Tensor, exact: torch.Tensor) -> None:

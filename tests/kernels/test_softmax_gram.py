@@ -17,34 +17,16 @@ from ntkla.linalg.softmax_root import SoftmaxRoot
 from ntkla.testing.spectra import LAYOUTS, laid_out
 from tests.kernels import models_softmax
 from tests.kernels.draws import DEVICE, normal, whole
+from tests.kernels.softmax_problems import as_written, exact_roots, tops
 
 pytest.importorskip("triton", reason="the kernels need Triton, which is made for Linux only")
 
-from csrc_triton import softmax_gram as module
-from csrc_triton.softmax_gram import MODES, WORKING, roundings, softmax_gram, variants
+from csrc_triton import softmax_tiles as module
+from csrc_triton.softmax_gram import softmax_gram, variants
+from csrc_triton.softmax_tiles import MODES, WORKING, roundings
 
 CASES = [(mode, dtype) for mode, dtypes in MODES.items() for dtype in dtypes]
 interpreter = pytest.mark.skipif(DEVICE == "cuda", reason="the order inside a block is numpy's in the interpreter only")
-
-
-def exact_roots(n: int, outputs: int, seed: int = 0) -> torch.Tensor:
-    """Roots 1/2 at four places of each row, or 1 at one where there are fewer, in an order that is drawn; norm 1."""
-    generator = torch.Generator(device="cpu").manual_seed(seed)
-    places = torch.rand((n, outputs), generator=generator, device="cpu").argsort(1)
-    count = torch.where(torch.arange(n) % 3 == 0, 1, 4 if outputs >= 4 else 1)[:, None]
-    return torch.where(places < count, 1.0 / count.sqrt(), 0.0).double().to(DEVICE)
-
-
-def tops(roots: torch.Tensor) -> torch.Tensor:
-    return torch.where(roots.amax(1) ** 2 > 0.5, roots.argmax(1), -1)
-
-
-def as_written(x: torch.Tensor, roots: torch.Tensor, v: torch.Tensor, bias: bool) -> torch.Tensor:
-    """The definition in float64 on the CPU: `B^T (G (B v))` with the matrices `B_i`."""
-    x, q, v = (t.cpu().double() for t in (x, roots, v))
-    root = torch.diag_embed(q) - (q * q)[:, :, None] * q[:, None, :]
-    changed = torch.einsum("ice,iem->icm", root, v)
-    return torch.einsum("iec,ij,jem->icm", root, x @ x.T + float(bias), changed)
 
 
 def assert_exact(x: torch.Tensor, roots: torch.Tensor, v: torch.Tensor, bias: bool, mode: str) -> None:

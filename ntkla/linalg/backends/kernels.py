@@ -125,8 +125,8 @@ def softmax_gram(
     x: torch.Tensor, roots: torch.Tensor, top: torch.Tensor, v: torch.Tensor, bias: bool, mode: str
 ) -> torch.Tensor:
     """`csrc_triton.softmax_gram`; 16-bit features are widened, exactly, for mode "ieee"."""
-    from csrc_triton.softmax_gram import MODES
     from csrc_triton.softmax_gram import softmax_gram as launch
+    from csrc_triton.softmax_tiles import MODES
 
     return launch(x if x.dtype in MODES[mode] else x.float(), roots, top, v, bias=bias, mode=mode)
 
