@@ -6,6 +6,7 @@
     gram.py    x x^T and x y^T
     integer_gram.py   exact sums of products of int8 planes
     planes.py   float32 rows as two planes of float16, and which rows cannot be
+    planes_kernel.py   the same planes by a kernel
     split_gram.py   x x^T and x y^T of such planes, as accurate as float32; split_kernel.py its kernel
     normal_matmul.py   the one-pass normal product
     softmax_gram.py   the product with a softmax head's kernel; softmax_kernels.py its kernels, softmax_tiles.py its tiles and

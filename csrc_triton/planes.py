@@ -41,9 +41,9 @@ ALIGNED = 64
 
 MOST_FEATURES = 1 << 24
 
-_LARGEST = 14  # the exponent of the largest magnitude of a scaled row
-_BIAS, _FRACTION, _NOT_FINITE = 127, 23, 255  # of float32: the offset of exponents, bits of the fraction, NaN and inf
-_LEAST = -98  # the exponent of the largest magnitude of rows that are kept
+LARGEST = 14  # the exponent of the largest magnitude of a scaled row
+BIAS, FRACTION, _NOT_FINITE = 127, 23, 255  # of float32: the offset of exponents, bits of the fraction, NaN and inf
+LEAST = -98  # the exponent of the largest magnitude of rows that are kept
 _MAGNITUDE = 0x7FFFFFFF
 _CHUNK = 1 << 22  # numbers that are split together: the copies in between stay small
 
@@ -75,9 +75,7 @@ def split(x: torch.Tensor) -> RowPlanes:
     """
     x = x.detach().resolve_neg()
     n, features = x.shape
-    width = -(-features // ALIGNED) * ALIGNED
-    high, low = (torch.zeros((n, width), dtype=torch.float16, device=x.device) for _ in range(2))
-    exponents = torch.zeros(n, dtype=torch.int32, device=x.device)
+    high, low, exponents = (part.zero_() for part in empty_planes(x))
     fallen = torch.zeros(n, dtype=torch.bool, device=x.device)
     if features > MOST_FEATURES:
         fallen.fill_(True)
@@ -90,13 +88,20 @@ def split(x: torch.Tensor) -> RowPlanes:
     return RowPlanes(high, low, exponents, where, x[where])
 
 
+def empty_planes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """high, low and the exponents of as many rows as x has, not filled."""
+    shape = x.shape[0], -(-x.shape[1] // ALIGNED) * ALIGNED
+    high, low = (torch.empty(shape, dtype=torch.float16, device=x.device) for _ in range(2))
+    return high, low, torch.empty(shape[0], dtype=torch.int32, device=x.device)
+
+
 def _split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """high, low, the exponents and which rows fall back."""
     magnitudes = x.contiguous().view(torch.int32) & _MAGNITUDE
     top = magnitudes.amax(1)
-    field = top >> _FRACTION
-    kept = ((field >= _BIAS + _LEAST) & (field < _NOT_FINITE)) | (top == 0)
-    exponents = torch.where(kept & (top > 0), _LARGEST + _BIAS - field, 0)
+    field = top >> FRACTION
+    kept = ((field >= BIAS + LEAST) & (field < _NOT_FINITE)) | (top == 0)
+    exponents = torch.where(kept & (top > 0), LARGEST + BIAS - field, 0)
     scaled = torch.where(kept[:, None], x, 0.0) * power_of_two(exponents)[:, None]
     high = scaled.to(torch.float16)
     rest = scaled - high.float()
@@ -104,7 +109,7 @@ def _split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, t
     lost = (rest - low.float() * 2.0**-LOW_BITS).abs() > scaled.abs() * 2.0**-23
     lost |= low.float().abs() > scaled.abs()
     # Not caught above, for what arithmetic takes for zero is lost without a difference.
-    lost |= (magnitudes != 0) & ((high == 0) & (low == 0) | (magnitudes < 1 << _FRACTION))
+    lost |= (magnitudes != 0) & ((high == 0) & (low == 0) | (magnitudes < 1 << FRACTION))
     fallen = ~kept | lost.any(1)
     exponents = torch.where(fallen, 0, exponents)
     return high.masked_fill(fallen[:, None], 0.0), low.masked_fill(fallen[:, None], 0.0), exponents, fallen
@@ -112,7 +117,7 @@ def _split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, t
 
 def power_of_two(exponents: torch.Tensor) -> torch.Tensor:
     """2^p in float32 for int32 p from -126 to 127, from its bits."""
-    return ((exponents + _BIAS) << _FRACTION).view(torch.float32)
+    return ((exponents + BIAS) << FRACTION).view(torch.float32)
 
 
 def restored(planes: RowPlanes) -> torch.Tensor:

@@ -101,7 +101,7 @@ def split_gram(x: RowPlanes, y: RowPlanes | None = None, *, bias: bool = False) 
     """The Gram matrix `x y^T` of the rows of two sets of planes (of `x` with itself when `y` is None) by Triton.
 
     Args:
-        x: planes of [n, F] on a CUDA device (on the CPU in Triton's interpreter), made by `planes.split`.
+        x: planes of [n, F] on a CUDA device (on the CPU in Triton's interpreter), from `planes` or `planes_kernel`.
         y: planes of [m, F] on the same device, or None.
         bias: adds 1 to every entry.
 

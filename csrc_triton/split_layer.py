@@ -27,7 +27,8 @@ import triton
 
 from csrc_triton.layer_ntk import check, layer_ntk
 from csrc_triton.layer_tiles import GROUP, outputs_together
-from csrc_triton.planes import RowPlanes, split
+from csrc_triton.planes import RowPlanes
+from csrc_triton.planes_kernel import split_rows
 from csrc_triton.split_gram import MODE, split_error
 from csrc_triton.split_layer_kernel import split_layer_kernel
 from csrc_triton.tiles import INTERPRETED, Tile, Variant, architecture, options
@@ -90,7 +91,7 @@ def _planes(a: _Several, d: _Several, masks: _Several) -> tuple[list[tuple[RowPl
         if masks:
             skipped = ~masks[parameter]
             x, y = x.masked_fill(skipped[:, :, None], 0.0), y.masked_fill(skipped[:, None, :, None], 0.0)
-        pair = split(x.flatten(0, -2)), split(y.flatten(0, -2))
+        pair = split_rows(x.flatten(0, -2)), split_rows(y.flatten(0, -2))
         for planes, rows in zip(pair, (x.shape[1], y.shape[1] * y.shape[2]), strict=True):
             fallen.update((planes.fallen // max(rows, 1)).tolist())
         found.append(pair)

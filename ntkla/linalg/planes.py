@@ -125,7 +125,7 @@ def planes_gram(x: object, y: object, bias: bool, precision: str) -> torch.Tenso
 
 def gram_by_planes(x: torch.Tensor, y: torch.Tensor | None, bias: bool, fallen: list[int]) -> torch.Tensor:
     """The kernel's Gram matrix of float32 rows, planes made for this once; how many of each side's fell back."""
-    sides = [kernels.split(side) for side in (x, y) if side is not None]
+    sides = [kernels.split_by_kernel(side) for side in (x, y) if side is not None]
     fallen.extend(side[3].shape[0] for side in sides)
     return kernels.split_gram(sides[0], None if y is None else sides[1], bias)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from tests.kernels import models_split
 from tests.kernels.draws import DEVICE, normal, whole
 
 TINY = torch.finfo(torch.float32).tiny
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="made for Linux only")
 
 
 def assert_as_modelled(x: torch.Tensor) -> RowPlanes:
@@ -121,3 +124,35 @@ def test_layouts_and_chunks_change_no_bit(monkeypatch):
         for one, other in zip(split(same), expected, strict=True):
             assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
             assert not one.requires_grad
+
+
+# --- the same by a kernel -------------------------------------------------------------------------------------------
+
+
+def assert_same(found: RowPlanes, expected: RowPlanes) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        assert torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
+
+
+def hostile(rows: int, features: int) -> torch.Tensor:
+    """Rows of every size and range, with zeros, subnormal numbers and what is not finite among them."""
+    sizes = torch.logspace(-44, 38, rows, dtype=torch.float64, device=DEVICE)[:, None]
+    x = (normal(rows, features, dtype=torch.float64) * sizes).float()
+    spread = torch.logspace(0, -12, features, device=DEVICE)
+    x[::3] *= spread
+    x[1::7, ::2], x[5, 0], x[8, -1], x[11] = 0.0, torch.nan, -torch.inf, -0.0
+    return x
+
+
+@needs_triton
+def test_a_kernel_makes_the_same_planes_bit_by_bit():
+    from csrc_triton.planes_kernel import by_kernel, split_rows, variants
+
+    for x in (hostile(40, 70), hostile(12, 1), normal(3, 130).T, hostile(24, 40)[:, ::3], normal(0, 3), normal(3, 0)):
+        expected = split(x)
+        assert_same(by_kernel(x), expected)
+        assert_same(split_rows(x), expected)
+    assert 5 < len(split(hostile(40, 70)).fallen) < 35
+    for variant in variants():
+        assert {*variant.signature, *variant.constexprs} == set(variant.kernel.arg_names)

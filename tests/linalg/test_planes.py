@@ -17,6 +17,7 @@ from ntkla.linalg import errors
 from ntkla.linalg.backends import choices, dispatch, kernels
 from ntkla.linalg.backends.primitive import gram_roundings
 from ntkla.linalg.precision import gamma
+from ntkla.testing import hostile_states
 from ntkla.testing.balls import Exact, design_matrix
 from ntkla.testing.strategies import feature_specs
 from ntkla.testing.violations import compare
@@ -214,6 +215,25 @@ def test_flushed_arithmetic_makes_the_same_planes():
         planes.require(x)
     finally:
         torch.set_flush_denormal(False)
+
+
+@runs_kernels
+@pytest.mark.parametrize("state", hostile_states())
+def test_ambient_states_change_no_bit(state):
+    x = spoiled()
+    a, d = normal(3, 1, 4), normal(3, 2, 1, 3, seed=1)
+    a[1, 0, 1] = TINY / 4
+
+    def computed() -> list[torch.Tensor]:
+        planes = ntkla.Planes(x)
+        return [ntkla.gram(planes, bias=True), ntkla.gram(x[:3], x, precision="split"), planes.to_dense()]
+
+    with ntkla.backend("triton"):
+        expected = [*computed(), ntkla.layer_ntk(a, d, precision="split")]
+        with hostile_states()[state]():
+            found = [*computed(), ntkla.layer_ntk(a, d, precision="split")]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.view(torch.int32), other.view(torch.int32))
 
 
 # --- gradients and graphs -------------------------------------------------------------------------------------------

@@ -63,6 +63,13 @@ def split(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tuple(launch(x))
 
 
+def split_by_kernel(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """`csrc_triton.planes_kernel.split_rows`: the same bits, by a kernel on CUDA devices."""
+    from csrc_triton.planes_kernel import split_rows as launch
+
+    return tuple(launch(x))
+
+
 def restored(planes: Sequence[torch.Tensor]) -> torch.Tensor:
     """`csrc_triton.planes.restored`: the numbers that planes hold."""
     from csrc_triton.planes import RowPlanes
