@@ -54,9 +54,9 @@ def test_every_size_has_the_exact_entries(outputs):
     samples, draw = TILE.rows // outputs_together(outputs), lambda *shape, **kind: whole(*shape, most=3, **kind)
     for n, t, f, g in (
         (samples - 1, 1, 1, 1),
-        (samples + 1, 2, TILE.depth + 1, 3),
-        (3, 1, 2, TILE.depth),
-        (1, 3, 65, 5),
+        (samples + 1, 1, TILE.depth + 1, 3),
+        (1, 2, 5, TILE.depth),
+        (2, 1, 65, 2),
     ):
         assert_exact(factors(n, outputs, t, f, g, draw=draw))
     assert_exact(factors(samples + 1, outputs, 1, 3, 5), factors(2, 1, 2, 3, 5, seed=3))
@@ -70,7 +70,7 @@ def test_empty_sums_are_zero(shape):
 
 def test_layouts_several_parameters_and_masks_have_the_exact_entries():
     a, d = factors(5, 3, 2, 7, 4)
-    b, e = factors(5, 3, 3, 9, 2, seed=5)
+    b, e = factors(5, 3, 1, 9, 2, seed=5)
     spread = a.transpose(0, 2).contiguous().transpose(0, 2), d.transpose(1, 3).contiguous().transpose(1, 3)
     assert_exact(spread)
     out, _ = split_layer([spread[0], b], [spread[1], e])
@@ -86,7 +86,7 @@ def test_layouts_several_parameters_and_masks_have_the_exact_entries():
 
 
 def test_the_symmetric_result_is_symmetric_in_every_bit():
-    left = factors(TILE.rows + 3, 2, 2, 20, 3, draw=normal)
+    left = factors(TILE.rows // 2 + 3, 2, 1, 20, 3, draw=normal)
     matrix = run(left).flatten(2, 3).flatten(0, 1)
     assert torch.equal(matrix, matrix.T)
     assert torch.equal(matrix.tril(), run(left, left).flatten(2, 3).flatten(0, 1).tril())
@@ -106,7 +106,7 @@ def judge(computed: torch.Tensor, left: Pair, right: Pair | None, scale: float =
 
 
 @pytest.mark.parametrize("mean", [0.0, 3.0])
-@pytest.mark.parametrize("shape", [(5, 1, 1, 17, 1), (4, 3, 2, 5, 70), (3, 2, 3, 65, 2)])
+@pytest.mark.parametrize("shape", [(5, 1, 1, 17, 1), (4, 3, 2, 5, 70), (3, 2, 2, 33, 2)])
 def test_the_error_is_within_its_bound(shape, mean):
     left = tuple(x + mean for x in factors(*shape, draw=normal))
     right = factors(2, 2, 2, *shape[3:], seed=3, draw=normal)
@@ -120,10 +120,10 @@ def test_the_error_is_within_its_bound(shape, mean):
 
 def test_the_bound_of_many_positions_is_reached_within_a_factor():
     """A one, and then terms of half a unit in its last place, which are lost when they are added."""
-    terms = torch.full((40,), 2.0**-24, dtype=torch.float32, device=DEVICE)
+    terms = torch.full((24,), 2.0**-24, dtype=torch.float32, device=DEVICE)
     terms[0] = 1.0
     ones = torch.ones(1, 1, 1, 1, dtype=torch.float32, device=DEVICE)
-    left, right = (terms.view(1, 40, 1), ones.expand(1, 1, 40, 1)), (ones[0], ones)
+    left, right = (terms.view(1, 24, 1), ones.expand(1, 1, 24, 1)), (ones[0], ones)
     assert judge(run(left, right), left, right).sound
     assert not judge(run(left, right), left, right, scale=1 / 3).sound
 
@@ -199,7 +199,7 @@ def test_what_is_not_finite_goes_where_it_goes_in_torch():
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_the_public_door_says_what_ran_and_stays_within_its_bound(backend):
-    a, d = factors(4, 2, 3, 20, 5, draw=normal)
+    a, d = factors(4, 2, 2, 20, 5, draw=normal)
     with ntkla.backend(backend):
         for spoiled, mode in ((False, "split"), (True, "split+ieee")):
             if spoiled:
@@ -216,7 +216,7 @@ def test_the_public_door_says_what_ran_and_stays_within_its_bound(backend):
 
 
 def test_the_operator_is_well_formed_and_differentiable():
-    a, d = (x.requires_grad_() for x in factors(3, 2, 2, 5, 3, draw=normal))
+    a, d = (x.requires_grad_() for x in factors(2, 1, 1, 5, 3, draw=normal))
     with ntkla.backend("triton"):
         arguments = ([a], [d], [], [], [], [], "split", "auto")
         verdict = torch.library.opcheck(torch.ops.ntkla.layer_ntk.default, arguments)
