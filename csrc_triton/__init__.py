@@ -9,10 +9,10 @@
     planes_kernel.py   the same planes by a kernel
     split_gram.py   x x^T and x y^T of such planes, as accurate as float32; split_kernel.py its kernel
     normal_matmul.py   the one-pass normal product
-    softmax_gram.py   the product with a softmax head's kernel; softmax_kernels.py its kernels, softmax_tiles.py its tiles and
-                      its rounding
-    drift.py   what a change of a head does, with its bound in the same pass; drift_summary.py the norms and flips of that
-               without an array of drifts; drift_kernels.py their kernels
+    softmax_gram.py   the product with a softmax head's kernel; softmax_kernels.py its kernels, softmax_tiles.py its
+        tiles and its rounding
+    drift.py   what a change of a head does, with its bound in the same pass; drift_kernels.py its kernels
+    drift_summary.py   norms and flips of the same without an array of drifts
     split_layer.py   layer factors as such planes; split_layer_kernel.py its kernel
     layer_ntk.py   the products of layer factors; layer_kernel.py its kernel, layer_tiles.py its tiles and its rounding
 

@@ -86,6 +86,8 @@ def softmax_rows(
         high = total
     total = pairwise_sum(high + low, LEVELS).to(sums.dtype.element_ty)
     if TRANSPOSED:
+        # What follows is written where others of the program may not have read yet.
+        tl.debug_barrier()
         for start in range(0, outputs, OUTPUTS):
             place = start + output
             known = inside[:, None] & (place < outputs)[None, :]
@@ -173,6 +175,8 @@ def features_times_changed(
             if span > 0:
                 last += tl.load(last_of_partial, taken, other=0.0)
             tl.store(last_of_partial, last, taken & (tile_feature == 0))
+        # The next span is added to what may have been written by other threads of the program.
+        tl.debug_barrier()
 
 
 @triton.jit

@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import ntkla
+from ntkla.linalg.backends import kernels
 from ntkla.linalg.precision import UNIT_ROUNDOFF, norm_upper
 from ntkla.testing import Exact, FeatureSpec, compare_columns
 from ntkla.testing.strategies import feature_specs, lengths
@@ -127,6 +128,14 @@ def test_the_operator_has_its_bound_through_the_kernel(spec, outputs, kind, orde
     exact = exact_product(spec.tensor, p.cpu(), v.cpu(), order, bias=bool(seed % 2))
     verdict = compare_columns(product.cpu(), bound.cpu(), exact)
     assert verdict.sound, str(verdict)
+
+
+def test_more_columns_than_a_grid_counts_go_in_several_launches(monkeypatch):
+    x, p, v = FEATURES.to(DEVICE), probabilities(7, 4, "mixed").to(DEVICE), normal(7, 4, 5).to(DEVICE)
+    with ntkla.backend("triton"):
+        together = ntkla.softmax_gram(x, p, v)
+        monkeypatch.setattr(kernels, "_MOST_COLUMNS", 2)
+        assert torch.equal(ntkla.softmax_gram(x, p, v), together)
 
 
 def test_modes_are_certified_the_same_through_the_kernel():

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
+_MOST_COLUMNS = 65_535
+
 
 def why_not(primitive: str, device: torch.device, features: int) -> str | None:
     """A clause that says why the kernel of `primitive` cannot run, on this device or anywhere; None when it can."""
@@ -135,7 +137,10 @@ def softmax_gram(
     from csrc_triton.softmax_gram import softmax_gram as launch
     from csrc_triton.softmax_tiles import MODES
 
-    return launch(x if x.dtype in MODES[mode] else x.float(), roots, top, v, bias=bias, mode=mode)
+    x = x if x.dtype in MODES[mode] else x.float()
+    # A launch takes no more columns side by side than its grid can count.
+    parts = [launch(x, roots, top, part, bias=bias, mode=mode) for part in v.split(_MOST_COLUMNS, 2)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
 
 def drift(
