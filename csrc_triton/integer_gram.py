@@ -43,6 +43,7 @@ PADDING = 16 if INTERPRETED else 128
 TILE = Tile(rows=64, columns=64, depth=128, warps=8, stages=3)
 # Rows of tiles that are walked together, so that their operands are read from the cache.
 GROUP = 8
+# On sm_100 Triton 3.6 takes the older instruction, from registers.
 _INSTRUCTION = {"sm_80": "IMMA", "sm_90": "IGMMA", "sm_100": "IMMA|UTC", "gfx942": "v_mfma_i32"}
 
 Levels = Sequence[Sequence[tuple[int, int]]]

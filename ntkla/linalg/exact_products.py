@@ -143,6 +143,6 @@ def _spread(x: torch.Tensor) -> int:
     """Bits from the largest entry down to the last that the smallest one can have; for the memory only."""
     if x.numel() == 0:
         return 0
-    least = float(torch.where(x == 0, torch.inf, x.abs().to(torch.float64)).amin())
+    least = float(torch.where(x == 0, torch.inf, x.abs()).amin())
     lowest = math.frexp(least)[1] if math.isfinite(least) else 0
     return max(0, exponent_of(x) - lowest) + _SIGNIFICAND[x.dtype]

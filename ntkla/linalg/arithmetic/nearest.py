@@ -29,6 +29,8 @@ _MASK = (1 << LIMB_BITS) - 1
 _KEPT, _SIGNIFICAND, _LEAST = 62, 53, -1074
 _INFINITY = 0x7FF
 _SIGN = -(1 << 63)
+# Entries whose digits a cache holds.
+_CHUNK = 2**13
 
 
 def nearest(x: FixedPoint) -> torch.Tensor:
@@ -39,7 +41,22 @@ def nearest(x: FixedPoint) -> torch.Tensor:
     """
     if x.limbs.shape[0] == 0:
         return torch.zeros(x.limbs.shape[1:], dtype=torch.float64, device=x.limbs.device)
-    negative, digits = _magnitude(x.limbs)
+    limbs = x.limbs.flatten(1)
+    out, beyond = torch.empty_like(limbs[0]), limbs.new_zeros(())
+    length = _CHUNK if limbs.device.type == "cpu" else max(1, limbs.shape[1])
+    for chunk, found in zip(torch.split(limbs, length, 1), torch.split(out, length), strict=True):
+        beyond += _nearest(chunk, x.lowest, found)
+    if int(beyond):
+        raise ScaleError(
+            f"an exact result: {int(beyond)} entries are beyond the largest float64 number. Divide the inputs by a "
+            "power of two."
+        )
+    return out.view(torch.float64).view(x.limbs.shape[1:])
+
+
+def _nearest(limbs: torch.Tensor, lowest: int, out: torch.Tensor) -> torch.Tensor:
+    """Writes the bits of entries with these limbs [L, N]; how many are beyond the range."""
+    negative, digits = _magnitude(limbs)
     zero = torch.zeros_like(digits[0])
     lead, second, third, place = zero, zero, zero, zero
     below = sticky = torch.zeros_like(negative)
@@ -53,7 +70,7 @@ def nearest(x: FixedPoint) -> torch.Tensor:
             below = below | (digits[t - 2] != 0)
     bits = torch.frexp(lead.to(torch.float64)).exponent.to(torch.int64)
     number, behind = _leading(lead, second, third, bits)
-    unit = LIMB_BITS * (x.lowest + place) + bits - _KEPT
+    unit = LIMB_BITS * (lowest + place) + bits - _KEPT
     drop = (_LEAST - unit).clamp(_KEPT - _SIGNIFICAND, _KEPT + 1)
     kept = number >> drop
     lost, half = number - (kept << drop), 1 << (drop - 1)
@@ -61,13 +78,8 @@ def nearest(x: FixedPoint) -> torch.Tensor:
     field = (unit + drop - _LEAST).clamp(min=0)
     kept = kept + up.to(torch.int64)
     found = torch.where(lead > 0, kept + (field << _SIGNIFICAND - 1), zero)
-    beyond = (lead > 0) & (field + (kept >> _SIGNIFICAND - 1) >= _INFINITY)
-    if bool(beyond.any()):
-        raise ScaleError(
-            f"an exact result: {int(beyond.sum())} entries are beyond the largest float64 number. Divide the inputs by "
-            "a power of two."
-        )
-    return torch.where(negative, found | _SIGN, found).view(torch.float64)
+    out.copy_(torch.where(negative, found | _SIGN, found))
+    return ((lead > 0) & (field + (kept >> _SIGNIFICAND - 1) >= _INFINITY)).sum()
 
 
 def fixed_point(values: torch.Tensor) -> FixedPoint:
