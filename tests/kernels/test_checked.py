@@ -171,10 +171,11 @@ def test_a_fault_of_cublas_is_named(monkeypatch):
             ntkla.gram(FeatureSpec(6, 4).tensor)
 
 
-def test_a_solve_stops_at_a_fault_and_is_certified_without_the_check(monkeypatch):
-    """A wrong matrix costs corrections, or a stronger factor, and never truth."""
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_solve_stops_at_a_fault_and_is_certified_without_the_check(fault, monkeypatch):
+    """Wrong matrices and wrong corrections cost time, or a stronger factor, and never truth."""
     problem = RidgeProblem(FeatureSpec(50, 7, "geometric", condition=1e4), 2, ridge_relative=1e-2)
-    plant(monkeypatch, "a lower precision", "gram")
+    plant(monkeypatch, fault)
     with ntkla.backend("triton"):
         found = solve(problem)
         judge_ridge(problem, found)

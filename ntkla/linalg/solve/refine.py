@@ -2,7 +2,8 @@
 
 One residual of the full solution is computed at the level of accuracy that the goal asks for.  A correction d then
 changes it by A d, and the rounding of that product is proportional to d, not to the solution: the plain float64
-product is accurate enough, and its rounding is added to the bound.  When a factor contracts the residual by less than
+product is accurate enough, and its rounding is added to the bound.  A kernel may make that product; what is certified
+then is a full residual once more, in which there is none.  When a factor contracts the residual by less than
 1/2 a step, or cannot be built, the next stronger one takes over and the escalation is recorded.
 
 Source of the scheme: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., chapter 12; Carson and Higham,
@@ -19,9 +20,8 @@ import torch
 
 from ntkla.linalg import host
 from ntkla.linalg.arithmetic.doubled import Doubled, add
-from ntkla.linalg.arithmetic.products import pieced_gamma
-from ntkla.linalg.arithmetic.slicing import HIGHEST_LEVEL, slice_bits
-from ntkla.linalg.precision import U64, gamma, norm_upper, rounded_up
+from ntkla.linalg.arithmetic.slicing import HIGHEST_LEVEL
+from ntkla.linalg.precision import U64, norm_upper, rounded_up
 from ntkla.linalg.solve.factor import Factor
 from ntkla.linalg.solve.normal_problem import NormalProblem, Residual
 from ntkla.linalg.solve.one_pass import one_pass_change, one_pass_wanted
@@ -31,6 +31,7 @@ from ntkla.linalg.solve.rounds import (
     Seen,
     Standing,
     State,
+    least_levels,
     predicted_contraction,
     seen,
     standing,
@@ -42,8 +43,6 @@ from ntkla.linalg.solve.summed_residual import ResidualSource
 
 # Two products round, and the rest of the goal is left to the residual itself.
 _SHARE = 0.45
-# A residual at level s >= 1 bounds slices by their largest entry, not their norm: about 2^5 looser.
-_SLICE_LOOSENESS = 32.0
 # Each step at least halves the residual, and 106 bits is all that the solution holds.
 _MOST_STEPS = 106
 _CONTRACTION = 0.5
@@ -72,6 +71,8 @@ class Refinement:
         zeros = torch.zeros((), dtype=torch.float64, device=problem.targets.device).expand_as(problem.targets)
         self._homogeneous = replace(problem, targets=zeros, shift=None)
         self._parts: tuple[torch.Tensor, ...] = ()  # what the two products of the last full residual add to the error
+        self._kernels = True  # whether kernels may correct
+        self._by_kernel = False  # whether one did since the last full residual
         self._ahead = _MOST_STEPS  # the longest round that pays: rounding cut the last one there
         self._contraction = _CONTRACTION  # what the factor is expected to leave of a residual
 
@@ -96,11 +97,22 @@ class Refinement:
         """Improves `x` until its error is at most `goal(x.high)`; False when rounding or the factors forbid it."""
         if self._state is None:
             self._begin()
+        self._kernels = True
+        done = self._improve(goal)
+        if self._by_kernel:
+            # Nothing certified rests on a kernel of ours: a residual without one says where x stands, and what may be
+            # left is done without one.
+            self._kernels = False
+            self._measure(self.levels)
+            done = self._improve(goal)
+        return done
+
+    def _improve(self, goal: Goal) -> bool:
         assert self._state is not None
         now, left = self._standing(goal), _MOST_STEPS
         while left > 0:
             if not self._state.fresh and now.rounding > 2 * _SHARE * now.wanted:
-                forward, adjoint = self._levels(now.wanted)
+                forward, adjoint = least_levels(self.problem, self.stability, self.x.high, _SHARE * now.wanted)
                 self._measure((max(forward, self.levels[0]), max(adjoint, self.levels[1])))
                 now = self._standing(goal)
             if now.error <= now.wanted:
@@ -163,28 +175,13 @@ class Refinement:
 
     def _measure(self, levels: tuple[int, int]) -> None:
         assert self._state is not None
-        self.levels = levels
+        self.levels, self._by_kernel = levels, False
         summed = self._source.residual(self.problem, self._state.x, levels)
         r = residual(self.problem, self._state.x, levels) if summed is None else summed
         zero = torch.zeros_like(r.output_error)
         products = replace(r, adjoint_error=zero, bias_error=zero), replace(r, output_error=zero)
         self._parts = tuple(self.stability.rounding(part).norm for part in products)
         self._state = State(self._state.x, r.value, self.stability.rounding(r), fresh=True)
-
-    def _levels(self, wanted: float) -> tuple[int, int]:
-        """The least levels whose rounding, estimated from norms, is at most its share of the goal."""
-        design, whole = self.problem.design, self.problem.frobenius
-        x, target_norm = host.numbers(norm_upper(self.x.high), norm_upper(self.problem.target_norms))
-        output = target_norm if self.problem.shift is None else target_norm + whole * x
-        forward = pieced_gamma(design.columns) * whole * x * self.stability.gain
-        adjoint = gamma(design.summands) * whole * output / self.stability.least
-        step = 2.0 ** -slice_bits(design.columns, design.block_rows)
-
-        def least(at_zero: float) -> int:
-            sizes = [at_zero, *(at_zero * _SLICE_LOOSENESS * step**s for s in range(1, HIGHEST_LEVEL + 1))]
-            return next((s for s, size in enumerate(sizes) if size <= _SHARE * wanted), HIGHEST_LEVEL)
-
-        return least(forward), least(adjoint)
 
     def _raise_levels(self, wanted: float) -> bool:
         """Measures again, one level higher in the products whose rounding is above its share; False at the top."""
@@ -236,7 +233,8 @@ class Refinement:
 
     def _apply(self, step: torch.Tensor) -> Residual:
         """-A step in plain float64, with the bound of its rounding; by a kernel where one is wanted."""
-        if one_pass_wanted(self._homogeneous, step.shape[1]):
+        if self._kernels and one_pass_wanted(self._homogeneous, step.shape[1]):
+            self._by_kernel = True
             return one_pass_change(self._homogeneous, step)
         return residual(self._homogeneous, Doubled(step, torch.zeros_like(step)), (0, 0))
 

@@ -18,9 +18,14 @@ import torch
 
 from ntkla.linalg import host
 from ntkla.linalg.arithmetic.doubled import Doubled
-from ntkla.linalg.precision import NEGLIGIBLE, U64, UNIT_ROUNDOFF, norm_upper
+from ntkla.linalg.arithmetic.products import pieced_gamma
+from ntkla.linalg.arithmetic.slicing import HIGHEST_LEVEL, slice_bits
+from ntkla.linalg.precision import NEGLIGIBLE, U64, UNIT_ROUNDOFF, gamma, norm_upper
+from ntkla.linalg.solve.normal_problem import NormalProblem
 from ntkla.linalg.solve.stability import SolutionError, Stability
 
+# A residual at level s >= 1 bounds slices by their largest entry, not their norm: about 2^5 looser.
+_SLICE_LOOSENESS = 32.0
 # What is dropped costs as much as what is kept.
 _MOST_AHEAD = 4
 
@@ -108,6 +113,22 @@ def steps_ahead(now: Standing, contraction: float, device: torch.device) -> int:
 def tried(state: State, step: torch.Tensor, following: State) -> Tried:
     """A step from one state to the following one."""
     return Tried(torch.isfinite(step).all(), norm_upper(state.rho), norm_upper(following.rho), following)
+
+
+def least_levels(problem: NormalProblem, stability: Stability, x: torch.Tensor, share: float) -> tuple[int, int]:
+    """The least levels of the two products of a residual at x whose roundings, estimated from norms, are within it."""
+    design, whole = problem.design, problem.frobenius
+    length, target_norm = host.numbers(norm_upper(x), norm_upper(problem.target_norms))
+    output = target_norm if problem.shift is None else target_norm + whole * length
+    forward = pieced_gamma(design.columns) * whole * length * stability.gain
+    adjoint = gamma(design.summands) * whole * output / stability.least
+    step = 2.0 ** -slice_bits(design.columns, design.block_rows)
+
+    def least(at_zero: float) -> int:
+        sizes = [at_zero, *(at_zero * _SLICE_LOOSENESS * step**s for s in range(1, HIGHEST_LEVEL + 1))]
+        return next((s for s, size in enumerate(sizes) if size <= share), HIGHEST_LEVEL)
+
+    return least(forward), least(adjoint)
 
 
 def relative_goal(tolerance: float, stability: Stability) -> Goal:
