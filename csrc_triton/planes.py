@@ -23,6 +23,9 @@ their planes are zero.  So do rows with a NaN, an infinity or a subnormal float3
 magnitude is below 2^-98, for which 2^p or the product of two scales would leave float32.  A row of zeros is kept.
 Rows of more than 2^24 numbers all fall back, for the kernels count inside a tile in 32 bits.
 
+The matrix units that multiply planes have to read subnormal float16 numbers as they are.  NVIDIA's do, and AMD's from
+gfx942 on; those of gfx90a flush them (PyTorch, Notes, Numerical accuracy): `reads_subnormals`.
+
 Elementwise arithmetic on normal float32 numbers, exact but for the two roundings to float16 (whose subnormals are no
 float32 subnormals): the planes are the same on every device, and where arithmetic flushes subnormal numbers.
 Exponents and maxima are taken from the bits, as integers, for the same reason.
@@ -113,6 +116,11 @@ def _split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, t
     fallen = ~kept | lost.any(1)
     exponents = torch.where(fallen, 0, exponents)
     return high.masked_fill(fallen[:, None], 0.0), low.masked_fill(fallen[:, None], 0.0), exponents, fallen
+
+
+def reads_subnormals(architecture: str) -> bool:
+    """Whether matrix units of an architecture read subnormal float16 numbers, see above."""
+    return architecture not in ("gfx908", "gfx90a")
 
 
 def power_of_two(exponents: torch.Tensor) -> torch.Tensor:

@@ -19,10 +19,10 @@ float32 ends, and the bias is added.
 Error, entry by entry: `|error| <= gamma (|x| |y|^T + bias) + 2 (F + 1) tiny`, where with u = 2^-24
 
     planes      |x^ - x| <= 2 u |x| and so for y; |l l'| 2^-22 <= 4 u |s x s' y|: together 8 u + 4 u^2.
-    h h'        gamma_a (1 + 2^-11)^2: products of 11 bits are exact, |h| <= (1 + 2^-11) |s x|, and a sum meets
+    h h'        gamma_a t^2 with t = 1 + 2^-11 + 2^-23: products of 11 bits are exact, |h| <= t |s x|, and a sum meets
                 a = c + B - 1 roundings: c = 2 (d + 2 ceil(d / 8)) with d = min(F, D) in a block, whose sum a tensor
                 core cuts (see `gram`), and the additions of blocks.
-    h l', l h'  gamma_b (1 + 2^-11) 2^-10 with b = c + 2 B - 1, for |l| <= |s x|.
+    h l', l h'  gamma_b t 2^-10 with b = c + 2 B - 1, for |l| <= |s x|.
     the end     two roundings, where the totals meet and for the bias: gamma = (1 + u)^2 (1 + the sum of the above) - 1.
 
 What underflows: the two multiplications by powers of two lose at most tiny each, smaller ones before them nothing.
@@ -191,7 +191,8 @@ def split_error(features: int, depth: int) -> float:
     high, crossed = (_gamma(cut + count * blocks - 1) for count in (1, 2))
     planes, fallen = 4.0 * u + 4.0 * u * u, gram_error(features, "ieee")
     dropped = 4.0 * u
-    summed = high * (1.0 + 2.0**-11) ** 2 + crossed * (1.0 + 2.0**-11) * 2.0**-10
+    above = 1.0 + 2.0**-11 + 2.0**-23
+    summed = high * above**2 + crossed * above * 2.0**-10
     kept = (1.0 + u) ** 2 * (1.0 + planes + dropped + summed) - 1.0
     # Fewer than 32 operations in float64, on numbers of order one: each is off by 2^-52 at most.
     return max(kept, (1.0 + planes) * (1.0 + fallen) - 1.0) + 2.0**-46

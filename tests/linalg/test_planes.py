@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -282,6 +283,17 @@ def test_results_can_be_checked_and_a_fault_is_named(monkeypatch):
         for call in (lambda: ntkla.gram(planes), lambda: ntkla.gram(spoiled(), precision="split")):
             with pytest.raises(errors.KernelFaultError, match="mode 'split' returned a wrong"):
                 call()
+
+
+@runs_kernels
+def test_a_device_that_flushes_half_precision_is_refused(monkeypatch):
+    from csrc_triton import tiles
+
+    monkeypatch.setattr(tiles, "INTERPRETED", SimpleNamespace(value=False))
+    monkeypatch.setattr(tiles, "architecture", lambda device: "gfx90a")
+    said = kernels.why_not("gram", torch.device("cuda"), 8, "split")
+    assert said == "the matrix units of gfx90a flush the small numbers of half-precision planes"
+    assert kernels.why_not("gram", torch.device("cuda"), 8, "ieee") is None
 
 
 X = normal(3, 2)

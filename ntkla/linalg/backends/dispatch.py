@@ -179,7 +179,7 @@ def _key(call: Call) -> tuple[str, torch.device, torch.dtype, str]:
 
 def _tried(call: Call, kernel: Callable[[], torch.Tensor]) -> tuple[torch.Tensor | None, str | None]:
     """The kernel's result, or why there is none."""
-    reason = kernels.why_not(call.primitive, call.x.device, call.features)
+    reason = kernels.why_not(call.primitive, call.x.device, call.features, call.mode)
     if reason is not None:
         return None, reason
     try:

@@ -12,7 +12,7 @@ import torch
 _MOST_COLUMNS = 65_535
 
 
-def why_not(primitive: str, device: torch.device, features: int) -> str | None:
+def why_not(primitive: str, device: torch.device, features: int, mode: str = "") -> str | None:
     """A clause that says why the kernel of `primitive` cannot run, on this device or anywhere; None when it can."""
     try:
         from csrc_triton.available import too_old
@@ -30,6 +30,12 @@ def why_not(primitive: str, device: torch.device, features: int) -> str | None:
         )
     if INTERPRETED.value and device.type != "cpu":
         return f"Triton's interpreter takes arrays on 'cpu' only, got '{device.type}': unset TRITON_INTERPRET"
+    if mode == "split" and device.type == "cuda":
+        from csrc_triton.planes import reads_subnormals
+        from csrc_triton.tiles import architecture
+
+        if not reads_subnormals(architecture(device)):
+            return f"the matrix units of {architecture(device)} flush the small numbers of half-precision planes"
     return _limit(primitive, features)
 
 
