@@ -34,6 +34,23 @@ def normal_matmul(
 
 
 @contract
+def exact(
+    x: Float[Tensor, "samples features"], y: Float[Tensor, "old features"], bias: bool
+) -> tuple[Float64[Tensor, "samples old"], Float64[Tensor, "samples old"], Float64[Tensor, "samples old"]]:
+    found = ntkla.exact_gram(x, y, bias=bias)
+    assert torch.equal(found.high, ntkla.gram(x, y, bias=bias, precision="exact"))
+    return found.high, found.low, found.error_bound
+
+
+@contract
+def sums(
+    x: Float[Tensor, "samples features"], targets: Float[Tensor, "samples outputs"]
+) -> tuple[Float64[Tensor, "features features"], Float64[Tensor, "features outputs"]]:
+    square, right = ntkla.ExactNormal.of(x, targets).rounded()
+    return square, right
+
+
+@contract
 def operator(
     x: Float[Tensor, "samples features"], y: Float[Tensor, "old features"], v: Float[Tensor, "old columns"]
 ) -> tuple[Float64[Tensor, "samples columns"], Float64[Tensor, " columns"], Float64[Tensor, " samples"]]:
@@ -107,6 +124,8 @@ def test_the_promised_shapes_and_types(samples, old, features, outputs, dtype, b
     w, residual = normal(features, 4, seed=2, dtype=dtype), normal(samples, outputs, seed=3, dtype=dtype)
     assert gram(x, bias).shape == (samples, samples)
     assert cross_gram(x, y, bias).shape == (samples, old)
+    assert exact(x, y, bias)[0].shape == (samples, old)
+    assert sums(x, residual)[1].shape == (features, outputs)
     assert normal_matmul(x, w, x[:, 0]).shape == (features, 4)
     assert operator(x, y, normal(old, 4, seed=4, dtype=dtype))[0].shape == (samples, 4)
     assert ridge(x, residual, bias)[0].shape == (features, outputs)
