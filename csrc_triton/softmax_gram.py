@@ -154,7 +154,7 @@ def _rows(
         columns,
         *v.stride(),
         **_row_constants(levels(outputs), transposed),
-        num_warps=ROW_WARPS,
+        **options(ROW_WARPS, 1, architecture(v.device), all_registers=True),
     )
 
 
@@ -283,7 +283,8 @@ def _row_variant(mode: str, outputs: int, transposed: bool) -> Variant:
         signature={**pointers, **integers},
         constexprs={"v_output": 1, **_row_constants(levels(outputs), transposed)},
         warps=ROW_WARPS,
-        stages=3,
+        stages=1,
         divisible=tuple(pointers),
         mode=mode,
+        all_registers=True,
     )

@@ -34,6 +34,25 @@ def normal_matmul(
 
 
 @contract
+def softmax_gram(
+    x: Float[Tensor, "samples features"],
+    p: Float[Tensor, "samples outputs"],
+    v: Float[Tensor, "samples outputs columns"],
+) -> tuple[Float32[Tensor, "samples outputs columns"], Float64[Tensor, " columns"], Float64[Tensor, "samples outputs"]]:
+    single = ntkla.softmax_gram(x, p, v[:, :, 0], precision="float64")
+    return ntkla.softmax_gram(x, p, v), ntkla.softmax_gram_error(x, p, v), single
+
+
+@contract
+def summary(
+    x: Float[Tensor, "samples features"], forgetting: ntkla.Forgetting, outputs: int
+) -> tuple[Float64[Tensor, " samples"], Float64[Tensor, " samples"], Float64[Tensor, " outputs"]]:
+    found = ntkla.drift_summary(x, forgetting)
+    assert found.output_norms.shape == (outputs,)
+    return found.norms, found.norm_errors, found.output_errors
+
+
+@contract
 def exact(
     x: Float[Tensor, "samples features"], y: Float[Tensor, "old features"], bias: bool
 ) -> tuple[Float64[Tensor, "samples old"], Float64[Tensor, "samples old"], Float64[Tensor, "samples old"]]:
@@ -127,6 +146,10 @@ def test_the_promised_shapes_and_types(samples, old, features, outputs, dtype, b
     assert exact(x, y, bias)[0].shape == (samples, old)
     assert sums(x, residual)[1].shape == (features, outputs)
     assert normal_matmul(x, w, x[:, 0]).shape == (features, 4)
+    p = torch.softmax(residual.float(), 1)
+    assert softmax_gram(x, p, residual[:, :, None].expand(-1, -1, 2))[0].shape == (samples, outputs, 2)
+    solved = ntkla.predict_forgetting(y, x, residual, ridge=0.5, bias=bias)
+    assert summary(x, solved, outputs)[0].shape == (samples,)
     assert operator(x, y, normal(old, 4, seed=4, dtype=dtype))[0].shape == (samples, 4)
     assert ridge(x, residual, bias)[0].shape == (features, outputs)
     for training in (None, ntkla.GradientDescent(lr=1e-3, steps=3), ntkla.GradientFlow(time=0.1)):

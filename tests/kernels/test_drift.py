@@ -11,18 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ntkla
-from ntkla.forgetting.drift_bound import RowSizes
-from ntkla.linalg import errors
 from ntkla.linalg.arithmetic.products import pieced_gamma
-from ntkla.linalg.backends import kernels
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.drift_product import Centre, Errors, Moved, moved
-from ntkla.linalg.precision import NEGLIGIBLE, TINY64, gamma, norm_upper
-from ntkla.testing import Exact, FeatureSpec, ball_matrix, compare, design_matrix
+from ntkla.linalg.precision import TINY64, gamma, norm_upper
+from ntkla.testing import Exact, ball_matrix, compare, design_matrix
 from ntkla.testing.spectra import LAYOUTS, laid_out
 from ntkla.testing.strategies import feature_specs
 from tests.kernels import models_drift
 from tests.kernels.draws import DEVICE, normal, whole
+from tests.kernels.drift_problems import columns_of, wide
 
 pytest.importorskip("triton", reason="the kernels need Triton, which is made for Linux only")
 
@@ -30,15 +28,6 @@ from csrc_triton import drift as module
 from csrc_triton.drift import DTYPES, drift, variants
 
 interpreter = pytest.mark.skipif(DEVICE == "cuda", reason="the order inside a block is numpy's in the interpreter only")
-
-
-def wide(*shape: int, seed: int = 0) -> torch.Tensor:
-    return normal(*shape, seed=seed, dtype=torch.float64)
-
-
-def columns_of(outputs: int) -> Errors:
-    """e, r and t of different sizes."""
-    return Errors(*(wide(outputs, seed=seed).abs() * scale for seed, scale in ((5, 1e-9), (6, 1e-3), (7, 1e-4))))
 
 
 def assert_exact(x: torch.Tensor, high: torch.Tensor, low: torch.Tensor | None, bias: bool) -> None:
@@ -192,72 +181,6 @@ def test_products_and_norms_are_within_their_bounds(spec, bias, seed):
         # Zero is off by the norm itself.
         judged = compare(torch.zeros_like(bounds.cpu())[:, None], bounds.cpu()[:, None], Exact(norms))
         assert judged.sound, str(judged)
-
-
-# --- in a forecast --------------------------------------------------------------------------------------------------
-
-
-def refuse(sizes: RowSizes) -> torch.Tensor:
-    raise AssertionError("the features are read for the norms of their rows")
-
-
-def test_the_certificate_reads_the_features_once(monkeypatch):
-    """No pass for the norms of rows, and the bound of torch but for what differs in the update."""
-    old, new, residual = wide(23, 18) + 2, wide(40, 18, seed=1), wide(40, 3, seed=2)
-    for kind in ({}, {"bias": True}, {"bias": True, "penalize_bias": False}):
-        in_torch = ntkla.predict_forgetting(old, new, residual, ridge=1e-3, **kind)
-        for name in ("norms", "distances"):
-            monkeypatch.setattr(RowSizes.__dict__[name], "func", refuse)
-        with ntkla.backend("triton"):
-            found = ntkla.predict_forgetting(old, new, residual, ridge=1e-3, **kind)
-            assert ntkla.last_dispatch() == "triton:drift:float64"
-        monkeypatch.undo()
-        assert found.status.certified
-        allowed = (found.error_bound + in_torch.error_bound) * (1 + pieced_gamma(8))
-        assert ((found.drift - in_torch.drift).abs() <= allowed).all()
-
-
-@pytest.mark.parametrize("rows", ["zeros", "tiny"])
-def test_rows_too_small_for_plain_squares_are_certified_in_torch(rows):
-    old, new, residual = wide(5, 4), wide(9, 4, seed=1), wide(9, 2, seed=2)
-    old[2:4] *= 0.0 if rows == "zeros" else 2.0**-600
-    in_torch = ntkla.predict_forgetting(old, new, residual, ridge=1.0)
-    with ntkla.backend("triton"):
-        found = ntkla.predict_forgetting(old, new, residual, ridge=1.0)
-    assert found.status.certified
-    assert (found.error_bound[2:4] <= max(2 * float(in_torch.error_bound[2:4].max()), NEGLIGIBLE)).all()
-
-
-def test_a_kernel_that_cannot_run_is_named(monkeypatch):
-    monkeypatch.setattr(kernels, "why_not", lambda *call: "it is planted")
-    with ntkla.backend("triton"), pytest.raises(errors.BackendError, match=r"drift: .* forced, but it is planted"):
-        moved(DesignMatrix(wide(3, 2)), wide(2, 1), columns_of(1), centre=None)
-
-
-def test_the_product_is_checked_on_request(monkeypatch):
-    right = kernels.drift
-    design, w = DesignMatrix(wide(9, 4), True), wide(5, 3, seed=1)
-    with ntkla.backend("triton"), ntkla.checked_products(vectors=20):
-        moved(design, w, columns_of(3), centre=None)
-        monkeypatch.setattr(kernels, "drift", lambda *given: (right(*given)[0] * (1 + 1e-8), *right(*given)[1:]))
-        with pytest.raises(errors.KernelFaultError, match="drift"):
-            moved(design, w, columns_of(3), centre=None)
-
-
-def test_wide_reports_decide_the_same():
-    """Accuracies and flips of a forecast whose features come in a narrow type."""
-    targets = torch.eye(3, dtype=torch.float64)[torch.arange(24) % 3]
-    old, new = (
-        ntkla.Task(FeatureSpec(24, 6, dtype="float32", seed=s).tensor, targets, labels=torch.arange(24) % 3)
-        for s in (1, 2)
-    )
-    head = ntkla.LinearHead(FeatureSpec(3, 6, seed=3).tensor.float())
-    in_torch = ntkla.forecast(old, new, head, ridge=0.5)
-    with ntkla.backend("triton"):
-        by_kernel = ntkla.forecast(old, new, head, ridge=0.5)
-    lines = [[line for line in str(found).splitlines()[:5] if "proved" not in line] for found in (by_kernel, in_torch)]
-    assert lines[0] == lines[1]
-    assert torch.equal(by_kernel.flips.certain, in_torch.flips.certain)
 
 
 # --- what is pinned, what is refused --------------------------------------------------------------------------------
