@@ -142,7 +142,7 @@ def reached(refinement: Refinement, tolerance: float = DEFAULT_TOLERANCE) -> tup
 def test_the_length_of_rounds_changes_nothing(ahead, tolerance, monkeypatch):
     plain, in_rounds = slow(), slow()
     expected = reached(plain, tolerance)
-    monkeypatch.setattr("ntkla.linalg.solve.refine.steps_ahead", lambda *_: ahead)
+    monkeypatch.setattr("ntkla.linalg.solve.rounds.steps_ahead", lambda *_: ahead)
     found = reached(in_rounds, tolerance)
     assert found[:2] == expected[:2]
     assert expected[1] > 3
@@ -159,7 +159,7 @@ def test_the_length_of_rounds_changes_nothing(ahead, tolerance, monkeypatch):
 @pytest.mark.parametrize("good", [0, 1, 2, 3])
 def test_a_round_that_fails_in_the_middle_is_kept_up_to_there(good, monkeypatch):
     """The factor is right for some steps, then overflows: the next one takes over where it was."""
-    monkeypatch.setattr("ntkla.linalg.solve.refine.steps_ahead", lambda *_: 3)
+    monkeypatch.setattr("ntkla.linalg.solve.rounds.steps_ahead", lambda *_: 3)
     given_problem, stability = parts()
 
     class Failing(Worthless):

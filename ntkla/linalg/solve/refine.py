@@ -22,22 +22,12 @@ from ntkla.linalg import host
 from ntkla.linalg.arithmetic.doubled import Doubled, add
 from ntkla.linalg.arithmetic.slicing import HIGHEST_LEVEL
 from ntkla.linalg.precision import U64, norm_upper, rounded_up
+from ntkla.linalg.solve import rounds
 from ntkla.linalg.solve.factor import Factor
 from ntkla.linalg.solve.normal_problem import NormalProblem, Residual
 from ntkla.linalg.solve.one_pass import one_pass_change, one_pass_wanted
 from ntkla.linalg.solve.residual import residual
-from ntkla.linalg.solve.rounds import (
-    Goal,
-    Seen,
-    Standing,
-    State,
-    least_levels,
-    predicted_contraction,
-    seen,
-    standing,
-    steps_ahead,
-    tried,
-)
+from ntkla.linalg.solve.rounds import Goal, Seen, Standing, State
 from ntkla.linalg.solve.stability import SolutionError, Stability
 from ntkla.linalg.solve.summed_residual import ResidualSource
 
@@ -112,7 +102,7 @@ class Refinement:
         now, left = self._standing(goal), _MOST_STEPS
         while left > 0:
             if not self._state.fresh and now.rounding > 2 * _SHARE * now.wanted:
-                forward, adjoint = least_levels(self.problem, self.stability, self.x.high, _SHARE * now.wanted)
+                forward, adjoint = rounds.least_levels(self.problem, self.stability, self.x.high, _SHARE * now.wanted)
                 self._measure((max(forward, self.levels[0]), max(adjoint, self.levels[1])))
                 now = self._standing(goal)
             if now.error <= now.wanted:
@@ -135,7 +125,7 @@ class Refinement:
 
     def _standing(self, goal: Goal) -> Standing:
         assert self._state is not None
-        return standing(self._state, self.stability, goal)
+        return rounds.standing(self._state, self.stability, goal)
 
     def move_right_side(self, shift: Doubled) -> None:
         """Goes on with another `shift` of the same matrix; the solution so far is where the next one starts."""
@@ -168,7 +158,9 @@ class Refinement:
             factor = build()
             if factor is not None:
                 self._factor = factor
-                self._contraction = predicted_contraction(factor.precision, self.problem.frobenius, self.stability)
+                self._contraction = rounds.predicted_contraction(
+                    factor.precision, self.problem.frobenius, self.stability
+                )
                 return True
             self.escalations.append(f"{name} {reason}")
         return False
@@ -203,12 +195,12 @@ class Refinement:
             return now, False
         assert self._state is not None
         steps, state = [], self._state
-        for _ in range(min(most, self._ahead, steps_ahead(now, self._contraction, state.rho.device))):
+        for _ in range(min(most, self._ahead, rounds.steps_ahead(now, self._contraction, state.rho.device))):
             step = self._factor.solve(state.rho)
             following = self._following(state, step)
-            steps.append(tried(state, step, following))
+            steps.append(rounds.tried(state, step, following))
             state = following
-        for kept, one in enumerate(seen(steps, self.stability, goal), start=1):
+        for kept, one in enumerate(rounds.seen(steps, self.stability, goal), start=1):
             if not one.finite or not one.after <= _CONTRACTION * one.before:
                 return now, self._escalate(one)
             self._state, now = one.state, one.standing
