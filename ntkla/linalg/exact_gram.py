@@ -25,7 +25,7 @@ from ntkla.linalg.arithmetic.integer_slices import exponent_of
 from ntkla.linalg.arithmetic.nearest import fixed_point, nearest
 from ntkla.linalg.backends.checked import require_product, vectors_wanted
 from ntkla.linalg.backends.dispatch import Call, record
-from ntkla.linalg.backends.integer_products import kernel_chosen
+from ntkla.linalg.backends.integer_products import by_kernel_or_torch
 from ntkla.linalg.backends.primitive import primitive_input, same_kind
 from ntkla.linalg.backends.references import gram_reference
 from ntkla.linalg.design import widened
@@ -111,18 +111,22 @@ def exact_gram(
     other = finite_inputs(x, y)
     bits = None if slices is None else SLICE_BITS * checks.integer("slices", slices, least=1, most=_MOST_TOP)
     tops = _tops(x, other, bits, exponent)
-    by_kernel = kernel_chosen(Call("gram", x, x.shape[1], "exact", float(x.shape[0]) * other.shape[0] * x.shape[1]))
-    tiling = tiling_for(x, other, by_kernel, arrays=6)
-    found = torch.empty((3, x.shape[0], other.shape[0]), dtype=torch.float64, device=x.device)
-    moved = None if bits is None else [_moved(z, top, bits) for z, top in ((x, tops[0]), (other, tops[1]))]
-    for rows, columns, exact in products(x, y, bias, tiling, tops, bits):
-        high, low, left = _two_words(exact)
-        bound = torch.where(left, rounded_up(U64 * low.abs()), 0.0)
-        if moved is not None:
-            bound = bound + _shift(moved[0], rows, moved[1], columns, x.shape[1])
-            bound = torch.where(bound > 0, rounded_up(bound), bound)
-        for out, tile in zip(found, (high, low, bound), strict=True):
-            put(out, rows, columns, tile, y is None)
+    moved = None if bits is None else [_moved(z, top, bits) for z, top in zip((x, other), tops, strict=True)]
+
+    def compute(by_kernel: bool) -> torch.Tensor:
+        found = torch.empty((3, x.shape[0], other.shape[0]), dtype=torch.float64, device=x.device)
+        for rows, columns, exact in products(x, y, bias, tiling_for(x, other, by_kernel, arrays=6), tops, bits):
+            high, low, left = _two_words(exact)
+            bound = torch.where(left, rounded_up(U64 * low.abs()), 0.0)
+            if moved is not None:
+                bound = bound + _shift(moved[0], rows, moved[1], columns, x.shape[1])
+                bound = torch.where(bound > 0, rounded_up(bound), bound)
+            for out, tile in zip(found, (high, low, bound), strict=True):
+                put(out, rows, columns, tile, y is None)
+        return found
+
+    call = Call("gram", x, x.shape[1], "exact", work=float(x.shape[0]) * other.shape[0] * x.shape[1])
+    found, by_kernel = by_kernel_or_torch(call, compute)
     record("gram", "triton" if by_kernel else "torch", "exact")
     if by_kernel and vectors_wanted():
         flushed = flushes_subnormals()

@@ -171,9 +171,36 @@ def test_a_kernel_that_is_forced_and_cannot_run_is_an_error(name, monkeypatch):
         CALLS[name]()
 
 
+class NotCompiled(Exception):
+    """What a compiler might raise."""
+
+
+def not_compiled(x, y, levels):
+    raise NotCompiled("no registers left")
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_kernel_that_does_not_compile_is_an_error_where_it_is_forced_and_else_torchs(name, monkeypatch):
+    monkeypatch.setattr(kernels, "integer_gram", not_compiled)
+    monkeypatch.setattr(kernels, "compiler_failed", lambda error: isinstance(error, NotCompiled))
+    with ntkla.backend("triton"), pytest.raises(BackendError, match="NotCompiled: no registers left"):
+        CALLS[name]()
+    if name == "gram":
+        return  # `dispatch.run` does this for it: test_dispatch.py
+    monkeypatch.setattr(integer_products, "kernel_wanted", lambda call: True)
+    with ntkla.backend("auto"), pytest.warns(RuntimeWarning, match="runs in torch, .* no registers left"):
+        CALLS[name]()
+
+
+def test_another_fault_of_a_kernel_is_not_hidden(monkeypatch):
+    monkeypatch.setattr(kernels, "integer_gram", not_compiled)
+    with ntkla.backend("triton"), pytest.raises(NotCompiled):
+        CALLS["exact_gram"]()
+
+
 def test_a_kernel_that_the_table_wants_and_that_cannot_run_is_not_tried(monkeypatch):
     monkeypatch.setattr(integer_products, "kernel_wanted", lambda call: True)
     monkeypatch.setattr(kernels, "why_not", lambda *call: "there is none today")
-    with ntkla.backend("auto"):
+    with ntkla.backend("auto"), pytest.warns(RuntimeWarning, match="there is none today"):
         exact_gram(normal(2, 3))
     assert ntkla.last_dispatch() == "torch:gram:exact"

@@ -7,8 +7,9 @@ the result is that of the products that float64 computes without rounding, bit b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import warnings
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -18,21 +19,35 @@ from ntkla.linalg.backends import kernels
 from ntkla.linalg.backends.dispatch import Call, kernel_wanted, wanted_backend
 from ntkla.linalg.errors import BackendError
 
+T = TypeVar("T")
 BITS = 7
 
 
-def kernel_chosen(call: Call) -> bool:
-    """Whether the integer kernel is to run for an algorithm whose result is no tensor.
+def by_kernel_or_torch(call: Call, compute: Callable[[bool], T]) -> tuple[T, bool]:
+    """`compute(True)` where the integer kernel is wanted and can run, else `compute(False)`; and which of them it was.
+
+    For an algorithm whose result is no tensor, as `dispatch.run` is for the others.
 
     Raises:
-        BackendError: when Triton is forced and cannot run here.
+        BackendError: when Triton is forced and cannot run here.  Where the table prefers it, torch runs instead, after
+            a RuntimeWarning that names the reason.
     """
     if not kernel_wanted(call):
-        return False
+        return compute(False), False
     reason = kernels.why_not(call.primitive, call.x.device, call.features)
-    if reason is not None and wanted_backend() == "triton":
+    if reason is None:
+        try:
+            return compute(True), True
+        except Exception as error:  # judged at once: what is not the compiler's is raised again
+            if not kernels.compiler_failed(error):
+                raise
+            reason = f"its kernel did not compile or start ({type(error).__name__}: {error})"
+    if wanted_backend() == "triton":
         raise BackendError(f"{call.primitive}: the backend 'triton' was forced, but {reason}. Or use backend('auto').")
-    return reason is None
+    warnings.warn(
+        f"{call.primitive} runs in torch, for its Triton kernel cannot run: {reason}.", RuntimeWarning, stacklevel=2
+    )
+    return compute(False), False
 
 
 class IntegerPlanes(NamedTuple):

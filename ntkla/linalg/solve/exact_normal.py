@@ -13,7 +13,7 @@ from ntkla.linalg.arithmetic.nearest import nearest
 from ntkla.linalg.backends.checked import require_product, vectors_wanted
 from ntkla.linalg.backends.dispatch import Call
 from ntkla.linalg.backends.freivalds import Expected, Factor, product_reference
-from ntkla.linalg.backends.integer_products import kernel_chosen
+from ntkla.linalg.backends.integer_products import by_kernel_or_torch
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.errors import ShapeError
 from ntkla.linalg.precision import gamma
@@ -138,18 +138,21 @@ def exact_normal(
     Cost: with m slices of the features `m (m + 1) n K^2 / 2` operations (m is 2 for bfloat16, 3 or 4 for float32), with
     w slices of the weights up to `2 w m^2 n K^2`.  The bits of the result depend on the numbers alone.
     """
-    by_kernel = weights is None and _kernel_chosen(design)
-    needed = memory_estimate(design, targets[0].shape[1], weights is not None, by_kernel)
-    checks.memory("the exact normal matrix", needed, design.device)
-    found = exact_sums(design, targets, weights, squared=square is None, by_kernel=by_kernel)
-    if by_kernel and vectors_wanted():
-        _require(design, targets, found, square is None)
+
+    def compute(by_kernel: bool) -> Sums:
+        needed = memory_estimate(design, targets[0].shape[1], weights is not None, by_kernel)
+        checks.memory("the exact normal matrix", needed, design.device)
+        return exact_sums(design, targets, weights, squared=square is None, by_kernel=by_kernel)
+
+    if weights is None:
+        work = float(design.rows) * design.columns**2
+        call = Call("exact_normal", design.features, design.columns, "exact", work)
+        found, by_kernel = by_kernel_or_torch(call, compute)
+        if by_kernel and vectors_wanted():
+            _require(design, targets, found, square is None)
+    else:
+        found = compute(False)
     return ExactNormal(found.square if square is None else square, found.right)
-
-
-def _kernel_chosen(design: DesignMatrix) -> bool:
-    work = float(design.rows) * design.columns**2
-    return kernel_chosen(Call("exact_normal", design.features, design.columns, "exact", work))
 
 
 def _require(design: DesignMatrix, targets: tuple[torch.Tensor, ...], found: Sums, squared: bool) -> None:
