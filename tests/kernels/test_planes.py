@@ -149,7 +149,16 @@ def hostile(rows: int, features: int) -> torch.Tensor:
 def test_a_kernel_makes_the_same_planes_bit_by_bit():
     from csrc_triton.planes_kernel import by_kernel, split_rows, variants
 
-    for x in (hostile(14, 35), hostile(12, 1), normal(3, 9).T, hostile(12, 40)[:, ::9], normal(0, 3), normal(3, 0)):
+    named = torch.tensor([numbers for numbers, _ in ROWS.values()], dtype=torch.float32, device=DEVICE)
+    for x in (
+        named,
+        hostile(14, 35),
+        hostile(12, 1),
+        normal(3, 9).T,
+        hostile(12, 40)[:, ::9],
+        normal(0, 3),
+        normal(3, 0),
+    ):
         expected = split(x)
         assert_same(by_kernel(x), expected)
         assert_same(split_rows(x), expected)

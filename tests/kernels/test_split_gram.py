@@ -70,20 +70,15 @@ def test_ones_times_a_pattern_are_its_sums(offset):
 
 
 def test_small_terms_do_not_meet_large_ones_before_the_end():
-    """Terms of 2^-12 from the low planes, none of which would move a total that is 2^13 already."""
-    features = 64
-    x = torch.full((3, features), 1 + 2.0**-12, dtype=torch.float32, device=DEVICE)
-    x[:, 0] = 2.0**13 - features + 1
+    """Low planes of 2^-18: 64 of them would not move a total of 2^13 and more, all of them do."""
+    features = 1024
+    x = torch.full((3, features), 1 + 2.0**-18, dtype=torch.float32, device=DEVICE)
+    x[:, 0] = 2.0**13
     ones = torch.ones(2, features, device=DEVICE)
-    expected = 2.0**13 + (features - 1) * 2.0**-12
-    rounded = torch.tensor(expected, dtype=torch.float32).item()
-    assert rounded > 2.0**13
-    assert torch.equal(product(x, ones), torch.full((3, 2), rounded, device=DEVICE))
-    planes, other = (models_split.split(z.cpu().numpy()) for z in (x, ones))
-    one_total = models.Blocks(1)(planes.high, other.high)
-    for k in range(features):
-        one_total = one_total + planes.low[:, k, None] * np.float32(2.0**-11) * other.high[:, k]
-    assert not np.array_equal(models_split.scaled(one_total, planes, other, False), product(x, ones).cpu().numpy())
+    expected = torch.tensor(2.0**13 + (features - 1) * (1 + 2.0**-18), dtype=torch.float32).item()
+    assert expected > 2.0**13 + features - 1
+    assert torch.equal(product(x, ones), torch.full((3, 2), expected, device=DEVICE))
+    assert torch.equal(product(ones, x), torch.full((2, 3), expected, device=DEVICE))
 
 
 def test_every_entry_is_written(monkeypatch):
