@@ -114,13 +114,14 @@ def exact_gram(
     moved = None if bits is None else [_moved(z, top, bits) for z, top in zip((x, other), tops, strict=True)]
 
     def compute(by_kernel: bool) -> torch.Tensor:
+        tiling = tiling_for(x, other, by_kernel, arrays=6)
         found = torch.empty((3, x.shape[0], other.shape[0]), dtype=torch.float64, device=x.device)
-        for rows, columns, exact in products(x, y, bias, tiling_for(x, other, by_kernel, arrays=6), tops, bits):
+        for rows, columns, exact in products(x, y, bias, tiling, tops, bits):
             high, low, left = _two_words(exact)
             bound = torch.where(left, rounded_up(U64 * low.abs()), 0.0)
             if moved is not None:
-                bound = bound + _shift(moved[0], rows, moved[1], columns, x.shape[1])
-                bound = torch.where(bound > 0, rounded_up(bound), bound)
+                shift = _shift(moved[0], rows, moved[1], columns, x.shape[1])
+                bound = torch.where(shift > 0, rounded_up(bound + shift), bound)
             for out, tile in zip(found, (high, low, bound), strict=True):
                 put(out, rows, columns, tile, y is None)
         return found
@@ -185,6 +186,7 @@ def _shift(
     columns: slice,
     features: int,
 ) -> torch.Tensor:
-    """`h_y ||x||_1 + h_x ||y||_1 + F h_x h_y` of a tile."""
+    """`h_y ||x||_1 + h_x ||y||_1 + F h_x h_y` of a tile, rounded up; zero only where no entry moved."""
     (step, norm), (other_step, other_norm) = ((z[rows, None] for z in left), (z[None, columns] for z in right))
-    return other_step * norm + step * other_norm + features * step * other_step
+    shift = other_step * norm + step * other_norm + features * step * other_step
+    return torch.where((step > 0) | (other_step > 0), rounded_up(shift), torch.zeros_like(shift))

@@ -188,6 +188,14 @@ def test_rows_that_the_grid_holds_add_nothing_to_the_bound():
     assert (bound > 0).tolist() == [[False, True], [True, True]]
 
 
+def test_a_bound_that_underflows_is_not_zero():
+    """What is dropped is 2^-1150, and so is the product of its bound."""
+    x = torch.tensor([[2.0**-900, 2.0**-950]], dtype=torch.float64)
+    y = torch.tensor([[0.0, 2.0**-200]], dtype=torch.float64)
+    ((off, bound),) = errors(exact_gram(x, y, slices=2), product(x, y))
+    assert 0 < off <= bound
+
+
 def test_parts_that_name_one_exponent_have_the_bits_of_the_whole():
     x, y = spread(8, 12, -9, 3, seed=1), spread(3, 12, -9, 3, seed=2)
     whole = exact_gram(x, y, slices=2, exponent=6)
