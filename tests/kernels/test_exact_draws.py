@@ -148,7 +148,7 @@ def run(count: int, by_kernel: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_thousand_ways_have_the_same_bits(monkeypatch):
     """Most of them in float64, where they cost little; all by the kernel when the slow tests run."""
-    run(1000, 30, monkeypatch)
+    run(1000, 20, monkeypatch)
 
 
 @pytest.mark.slow
