@@ -96,7 +96,7 @@ def drift(
     x = loaded(x, "float64")
     x = x if x.stride(1) == 1 else x.contiguous()
     name = architecture(x.device)
-    tile = pinned_tile(outputs)
+    tile = pinned_tile(outputs, low is not None)
     centred = centre is not None
     limits = limits_of(features, torch.zeros((), **kind) if beside is None else beside)
     wide = [high if t is None else t for t in (high, low, centre)]
@@ -119,11 +119,15 @@ def drift(
     return found
 
 
-def pinned_tile(outputs: int) -> Tile:
-    """The tile for so many outputs, in the interpreter's size where kernels are interpreted."""
-    columns = 16 if INTERPRETED.value else max(16, min(_WIDTHS[-1], triton.next_power_of_2(outputs)))
-    rows = 16 if INTERPRETED.value else min(_ROWS, _MOST_HELD // columns)
-    return Tile(rows, columns, _DEPTH, _WARPS, 1 if INTERPRETED.value else _STAGES)
+def pinned_tile(outputs: int, crowded: bool = False) -> Tile:
+    """The tile for so many outputs, in the interpreter's size where kernels are interpreted.
+
+    It has fewer rows where more than one product is `crowded` into the registers of a program.
+    """
+    if INTERPRETED.value:
+        return Tile(16, 16, _DEPTH, _WARPS, 1)
+    columns = max(16, min(_WIDTHS[-1], triton.next_power_of_2(outputs)))
+    return Tile(min(_ROWS // (2 if crowded else 1), _MOST_HELD // columns), columns, _DEPTH, _WARPS, _STAGES)
 
 
 def limits_of(features: int, beside: torch.Tensor) -> torch.Tensor:
@@ -186,7 +190,7 @@ def _variant(dtype: torch.dtype, outputs: int, low: bool, centred: bool, ragged:
     names = ("high", "low", "centre", "limits", "update", "rounding", "constant")
     pointers = {"x": POINTER[dtype], **dict.fromkeys((*names, "value", "bound", "norms", "distances"), "*fp64")}
     integers = dict.fromkeys(("samples", "features", "outputs", "x_row"), "i32")
-    tile = pinned_tile(outputs)
+    tile = pinned_tile(outputs, low)
     words = [str(dtype).removeprefix("torch."), f"{outputs} outputs", "low" * low, "centred" * centred]
     return Variant(
         name=" ".join(filter(None, ("drift", *words, "ragged" * ragged))),

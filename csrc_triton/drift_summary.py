@@ -109,8 +109,8 @@ def drift_summary(
 
 def _tile(outputs: int, architecture: str) -> Tile:
     """As that of `drift`, no wider than `_WIDEST`; loads under way take registers, which sm_100 has not left."""
-    tile = pinned_tile(min(outputs, _WIDEST))
-    return replace(tile, rows=min(tile.rows, 32), stages=1) if architecture == "sm_100" else tile
+    tile = pinned_tile(min(outputs, _WIDEST), crowded=True)
+    return replace(tile, stages=1) if architecture == "sm_100" else tile
 
 
 def _constants(bias: bool, known: bool, tile: Tile) -> dict[str, object]:
