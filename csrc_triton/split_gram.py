@@ -52,6 +52,8 @@ from csrc_triton.tiles import (
 
 # Square, for a tile and its mirror image are one; no spills.  Three tiles of numbers are held at once, two totals and a
 # block's sum: for 128 x 128 that leaves registers to spare only where operands come from shared memory, or are few.
+# (Triton 3.9 spills on sm_90 what is the same for all tiles, outside of the loop over the features: 40 bytes where
+# lengths are multiples of 16, up to 408 where they are not.)
 TILE = Tile(rows=128, columns=128, depth=64, warps=8, stages=3)
 _SMALL_TILE = Tile(rows=64, columns=64, depth=64, warps=8, stages=3)
 _HOLDS_LARGE = ("sm_90", "gfx942")

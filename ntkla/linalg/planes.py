@@ -23,6 +23,8 @@ from ntkla.linalg.errors import ArgumentError, DeviceError, DtypeError, ShapeErr
 class Planes:
     """A snapshot of features for `ntkla.gram(planes)` and `ntkla.gram(planes, other_planes)`.
 
+    Where torch runs, it multiplies the numbers that the planes hold in float32.  The bound of `gram` is about `x`.
+
     What is written to `x` afterwards is not seen: `require` tells.  Planes are not differentiable, they are made of the
     detached `x`; `gram(x, precision="split")` is.
 

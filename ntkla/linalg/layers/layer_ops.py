@@ -47,8 +47,9 @@ def layer_ntk(
         a2, d2: the same for n2 other samples, with T2 and C2; None for the kernel of the samples with themselves.
         mask, mask2: bool [n, T] and [n2, T2], True where a position counts (ragged lengths); what the others hold,
             NaN included, is never used.  One for every parameter, or one (or None) each.
-        precision: as for `gram`.  `"split"` makes planes of the factors for this call; samples with a row that cannot
-            be split are multiplied as in `"ieee"`, and `last_dispatch()` then ends in `"split+ieee"`.
+        precision: as for `gram`.  `"split"` makes planes of the factors for this call, as large as they are; samples
+            with a row that cannot be split are multiplied as in `"ieee"`, and `last_dispatch()` then ends in
+            `"split+ieee"`.
         route: `"gram"` multiplies Gram matrices of a and d pair by pair, `"materialised"` forms per-sample gradients
             `A_i^T D_ic` in slices of their columns; `"auto"` takes what costs less, parameter by parameter: above
             `T* = sqrt(F_in F_out / (F_in / C^2 + F_out + 1))` positions the second.  The Triton kernel, where it is
