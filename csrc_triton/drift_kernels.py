@@ -126,7 +126,8 @@ def drift_kernel(
     places, present = row[:, None] * outputs + output[None, :], inside[:, None] & taken[None, :]
     tl.store(value + places, total, present)
     tl.store(bound + places, off * _SHORT_CHAIN, present)
-    first = inside & (tile_output == 0)
+    # Triton 3.9's interpreter takes no scalar condition in a mask.
+    first = row < tl.where(tile_output == 0, samples, 0)
     tl.store(norms + row, norm, first)
     tl.store(distances + row, distance, first)
 

@@ -174,7 +174,8 @@ def features_times_changed(
             last = tl.sum(constant, axis=0).to(tl.float64)
             if span > 0:
                 last += tl.load(last_of_partial, taken, other=0.0)
-            tl.store(last_of_partial, last, taken & (tile_feature == 0))
+            # Triton 3.9's interpreter takes no scalar condition in a mask.
+            tl.store(last_of_partial, last, output < tl.where(tile_feature == 0, outputs, 0))
         # The next span is added to what may have been written by other threads of the program.
         tl.debug_barrier()
 
