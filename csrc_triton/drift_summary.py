@@ -66,17 +66,14 @@ def drift_summary(
 
     Cost: 2 n F C operations, 4 n F C with `before`, and `n C / 16` numbers.  Deterministic: see the package.
     """
-    check("drift_summary", x, high, None, (update, rounding, constant), bias, None)
+    _check(x, high, (update, rounding, constant), bias, (before, before_bound))
     (n, features), outputs = x.shape, high.shape[1]
-    if any(t is not None and t.shape != (n, outputs) for t in (before, before_bound)):
-        raise ValueError(f"drift_summary: expected outputs and bounds of shape {(n, outputs)}.")
     kind = {"dtype": torch.float64, "device": x.device}
     x = loaded(x, "float64")
     x = x if x.stride(1) == 1 else x.contiguous()
     name = architecture(x.device)
     tile = _tile(outputs, name)
-    parts = triton.cdiv(n, tile.rows)
-    partial = [torch.empty((parts, outputs), **kind) for _ in range(2)]
+    partial = [torch.empty((triton.cdiv(n, tile.rows), outputs), **kind) for _ in range(2)]
     rows = [torch.empty(n, **kind) for _ in range(2)]
     columns = [torch.zeros(outputs, **kind) for _ in range(2)]
     flags = None if before is None else torch.empty(n, dtype=torch.int32, device=x.device)
@@ -85,7 +82,7 @@ def drift_summary(
     known = [partial[0] if t is None else t.contiguous() for t in (before, before_bound)]
     told = torch.full((n,), -1, dtype=torch.int32, device=x.device) if labels is None else labels.to(torch.int32)
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        summary_kernel[(parts,)](
+        summary_kernel[(partial[0].shape[0],)](
             x,
             high.detach().resolve_neg().to(torch.float64).contiguous(),
             limits_of(features, torch.zeros((), **kind)),
@@ -105,6 +102,19 @@ def drift_summary(
         for part, column in zip(partial, columns, strict=True):
             sum_of_parts(part, column)
     return Summed(*rows, *columns, flags)
+
+
+def _check(
+    x: torch.Tensor,
+    high: torch.Tensor,
+    columns: tuple[torch.Tensor, ...],
+    bias: bool,
+    known: tuple[torch.Tensor | None, ...],
+) -> None:
+    check("drift_summary", x, high, None, columns, bias, None)
+    shape = (x.shape[0], high.shape[1])
+    if any(t is not None and t.shape != shape for t in known):
+        raise ValueError(f"drift_summary: expected outputs and bounds of shape {shape}.")
 
 
 def _tile(outputs: int, architecture: str) -> Tile:

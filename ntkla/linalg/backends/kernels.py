@@ -145,7 +145,7 @@ def softmax_gram(
 
     x = x if x.dtype in MODES[mode] else x.float()
     # A launch takes no more columns side by side than its grid can count.
-    parts = [launch(x, roots, top, part, bias=bias, mode=mode) for part in v.split(_MOST_COLUMNS, 2)]
+    parts = [launch(x, roots, top, part, bias=bias, mode=mode) for part in torch.split(v, _MOST_COLUMNS, 2)]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
 
