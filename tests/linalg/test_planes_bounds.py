@@ -1,4 +1,4 @@
-"""How far off Gram matrices from planes are: within the bound that `gram` documents, and so is the kernel by its own."""
+"""How far off Gram matrices from planes are: within the bound that `gram` documents, and so is the kernel."""
 
 from __future__ import annotations
 
