@@ -159,7 +159,7 @@ def test_a_norm_that_is_a_thousandth_too_small_is_caught(bias, centred, monkeypa
     assert not verdict(torch.float64, bias, centred).sound
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(feature_specs(), st.booleans(), st.integers(0, 99))
 def test_products_and_norms_are_within_their_bounds(spec, bias, seed):
     """Where nothing is wrong with the update only the product's rounding is left."""

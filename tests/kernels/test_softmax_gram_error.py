@@ -38,7 +38,7 @@ def judge(
     return compare_columns(by_sample(computed), bound, exact)
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(feature_specs(most=4), lengths(4), st.sampled_from(KINDS), st.integers(0, 99), st.booleans())
 @example(FeatureSpec(3, 2, dtype="float32"), 3, "nearly one-hot", 0, False)
 @example(FeatureSpec(4, 3, dtype="bfloat16"), 3, "confident", 1, True)
@@ -112,7 +112,7 @@ def test_a_planted_error_is_caught():
     assert not judge(computed.flip(0), x, p, v, False).sound
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     feature_specs(most=4), lengths(4), st.sampled_from(KINDS), st.sampled_from(("class", "sample")), st.integers(0, 9)
 )
