@@ -66,7 +66,7 @@ def softmax_gram(
         ValueError: an unknown mode, other shapes, two devices, or a device on which Triton does not run here.
 
     Cost: `4 n F C m` operations and a workspace of `(2 parts + 1) F C m` and `n C m` numbers; rows of x that are not
-    dense are copied.  Deterministic: see the package.
+    dense are copied, and v where the outputs of a sample are not next to each other.  Deterministic: see the package.
     """
     _check(x, roots, top, v, mode)
     working = WORKING[mode]
@@ -77,6 +77,8 @@ def softmax_gram(
     x = loaded(x, mode)
     x = x if x.stride(1) == 1 else x.contiguous()
     v, roots = v.detach().resolve_neg().to(working), roots.to(working).contiguous()
+    if v.stride(1) != 1:
+        v = v.permute(2, 0, 1).contiguous().permute(1, 2, 0)
     top = top.to(torch.int32).contiguous()
     name = architecture(x.device)
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
@@ -220,13 +222,15 @@ def _inner_variant(outputs: int, mode: str, dtype: torch.dtype, ragged: bool, ar
     working = POINTER[WORKING[mode]]
     pointers = {"x": POINTER[dtype], **dict.fromkeys(("v", "roots"), working), "top": "*i32"}
     pointers |= {"shift": working, "sums": working, "partial": "*fp64"}
-    integers = dict.fromkeys(("samples", "share", "features", "outputs", "columns", "x_row", "v_row"), "i32")
+    integers = dict.fromkeys(
+        ("samples", "share", "features", "outputs", "columns", "x_row", "v_row", "v_column"), "i32"
+    )
     tile = fitted(mode, outputs, architecture)
     return _variant(
         f"softmax_gram inner {mode} {_name(dtype)} {outputs} outputs",
         features_times_changed,
         {**pointers, **integers},
-        {"v_output": 1, "v_column": 1, **_inner_constants(mode, True, tile)},
+        {"v_output": 1, **_inner_constants(mode, True, tile)},
         tile,
         mode,
         [*pointers, "share"] if ragged else [*pointers, "share", "features", "outputs", "x_row", "v_row"],
