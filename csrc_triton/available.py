@@ -11,10 +11,14 @@ import triton
 LEAST_VERSION = (3, 6)
 
 
+def version() -> tuple[int, ...]:
+    """The installed release, (major, minor)."""
+    return tuple(int(part) for part in triton.__version__.split("+")[0].split(".")[:2])
+
+
 def too_old() -> str | None:
     """A sentence when the installed Triton is older than the kernels need; None when it is not."""
-    found = tuple(int(part) for part in triton.__version__.split("+")[0].split(".")[:2])
-    if found >= LEAST_VERSION:
+    if version() >= LEAST_VERSION:
         return None
     wanted = ".".join(map(str, LEAST_VERSION))
     return f"Triton {triton.__version__} is installed and the kernels need {wanted} or newer"

@@ -22,7 +22,7 @@ below 2^-400 are bounds still, but loose, for squares vanish: the caller looks.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -88,7 +88,7 @@ def drift(
     """
     check("drift", x, high, low, (update, rounding, constant), bias, centre)
     (n, features), outputs = x.shape, high.shape[1]
-    kind = {"dtype": torch.float64, "device": x.device}
+    kind: dict[str, Any] = {"dtype": torch.float64, "device": x.device}
     value, bound = (torch.empty((n, outputs), **kind) for _ in range(2))
     found = Moved(value, bound, *(torch.empty(n, **kind) for _ in range(2)))
     if n == 0:

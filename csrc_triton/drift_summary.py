@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -68,7 +68,7 @@ def drift_summary(
     """
     _check(x, high, (update, rounding, constant), bias, (before, before_bound))
     (n, features), outputs = x.shape, high.shape[1]
-    kind = {"dtype": torch.float64, "device": x.device}
+    kind: dict[str, Any] = {"dtype": torch.float64, "device": x.device}
     x = loaded(x, "float64")
     x = x if x.stride(1) == 1 else x.contiguous()
     name = architecture(x.device)
@@ -78,7 +78,7 @@ def drift_summary(
     columns = [torch.zeros(outputs, **kind) for _ in range(2)]
     flags = None if before is None else torch.empty(n, dtype=torch.int32, device=x.device)
     if n == 0 or outputs == 0:
-        return Summed(*(t.zero_() for t in rows), *columns, flags)
+        return Summed(rows[0].zero_(), rows[1].zero_(), columns[0], columns[1], flags)
     known = [partial[0] if t is None else t.contiguous() for t in (before, before_bound)]
     told = torch.full((n,), -1, dtype=torch.int32, device=x.device) if labels is None else labels.to(torch.int32)
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
@@ -101,7 +101,7 @@ def drift_summary(
         )
         for part, column in zip(partial, columns, strict=True):
             sum_of_parts(part, column)
-    return Summed(*rows, *columns, flags)
+    return Summed(rows[0], rows[1], columns[0], columns[1], flags)
 
 
 def _check(

@@ -206,7 +206,7 @@ def _outer_constants(mode: str, outputs: int, bias: bool, tile: Tile) -> dict[st
 
 def variants(architecture: str = "sm_90") -> tuple[Variant, ...]:
     """Every pinned tile of every mode and loaded dtype, on aligned sizes and on others; and the passes over rows."""
-    found = []
+    found: list[Variant] = []
     for mode, dtypes in MODES.items():
         for dtype in (d for d in dtypes if d == loaded_dtype(d, mode)):
             for ragged in (False, True):

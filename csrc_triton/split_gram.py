@@ -39,6 +39,7 @@ from contextlib import nullcontext
 import torch
 import triton
 
+from csrc_triton.available import version
 from csrc_triton.gram import gram, gram_error
 from csrc_triton.planes import RowPlanes, restored
 from csrc_triton.split_kernel import split_gram_kernel
@@ -51,12 +52,11 @@ from csrc_triton.tiles import (
 )
 
 # Square, for a tile and its mirror image are one; no spills.  Three tiles of numbers are held at once, two totals and a
-# block's sum: for 128 x 128 that leaves registers to spare only where operands come from shared memory, or are few.
-# (Triton 3.9 spills on sm_90 what is the same for all tiles, outside of the loop over the features: 40 bytes where
-# lengths are multiples of 16, up to 408 where they are not.)
+# block's sum: for 128 x 128 that leaves registers to spare only where operands come from shared memory, or are few,
+# and for Triton 3.6 only: 3.9 keeps more across tiles, and spills.  An entry's bits do not depend on the tile.
 TILE = Tile(rows=128, columns=128, depth=64, warps=8, stages=3)
 _SMALL_TILE = Tile(rows=64, columns=64, depth=64, warps=8, stages=3)
-_HOLDS_LARGE = ("sm_90", "gfx942")
+_HOLDS_LARGE = ("sm_90", "gfx942") if version() == (3, 6) else ()
 GROUP = 8
 MODE = "split"
 

@@ -90,6 +90,9 @@ def answer(variant: Variant, target: str) -> dict[str, Any]:
     except Exception as error:  # whatever a compiler raises is this variant's result, and is shown
         said = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
         return {"error": said[-600:], "seconds": time.perf_counter() - start}
+    if "cubin" in made.asm:
+        # All threads of a program have theirs at once, in units of 8: ptxas allows more where it is told to.
+        usage["threads_registers"] = -(-usage["registers"] // 8) * 8 * 32 * int(made.metadata.num_warps)
     shared = {"shared": int(made.metadata.shared), "shared_limit": SHARED_MEMORY[target]}
     return {**usage, **shared, "seconds": time.perf_counter() - start}
 

@@ -14,6 +14,7 @@ from perf import machine, tables
 BEGIN, END = "<!-- compiled:begin -->", "<!-- compiled:end -->"
 RECORDS = machine.ROOT / "perf" / "results" / "compiled"
 PAGE = machine.ROOT / "perf" / "README.md"
+REGISTERS = 65536  # of a multiprocessor on every NVIDIA device here: one program at least must fit
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Compiled:
         found = []
         if made["spills"] or made["stack"]:
             found.append(f"spills: {made['spills']} instructions, {made['stack']} bytes of stack")
+        if made.get("threads_registers", 0) > REGISTERS:
+            found.append(f"needs {made['threads_registers']} registers of the {REGISTERS} of a multiprocessor")
         if made["shared"] > made["shared_limit"]:
             found.append(f"needs {made['shared']} bytes of shared memory of {made['shared_limit']}")
         if self.expected is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import triton
 import triton.language as tl
 
@@ -48,6 +50,7 @@ def variants(architecture: str = "sm_90") -> tuple[Variant, ...]:
         variant("spills", "bf16", 128, 32, "HMMA", warps=1),
         variant("takes tf32", "fp32", 64, 32, "FFMA", precision="tf32"),
         variant("misses its instruction", "fp32", 16, 16, "HGMMA"),
+        replace(variant("too many registers", "fp32", 128, 32, "FFMA", warps=32), all_registers=True),
         variant("too much shared memory", "bf16", 128, 128, "HGMMA", stages=6),
         Variant("does not compile", wrong, {"x": "*fp32"}, {"BLOCK": 48}, warps=4, stages=1),
     )

@@ -29,6 +29,7 @@ FAULTS = {
     "spills": "spills: [1-9]",
     "takes tf32": "expected FFMA to multiply, found HGMMA",
     "misses its instruction": "expected HGMMA to multiply, found FFMA",
+    "too many registers": "needs [0-9]+ registers of the 65536",
     "too much shared memory": "needs [0-9]+ bytes of shared memory of 232448",
     "does not compile": "CompilationError: .*power of 2",
 }
