@@ -137,13 +137,8 @@ def test_the_largest_carries_of_six_levels_are_exact():
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100", "gfx942"])
-def test_every_variant_is_named_complete_and_fits(architecture):
-    pinned = variants(architecture)
-    assert len({variant.name for variant in pinned}) == len(pinned)
-    for variant in pinned:
-        assert {*variant.signature, *variant.constexprs} == set(variant.kernel.arg_names)
-        assert set(variant.divisible) <= set(variant.signature)
-        assert architecture in variant.instruction
+def test_the_tile_is_square_and_fits_and_its_instruction_is_known(architecture):
+    assert all(architecture in variant.instruction for variant in variants(architecture))
     assert tiles.legal(TILE.fitted(1, architecture).shared_bytes(1, architecture), architecture)
     assert TILE.rows == TILE.columns
 
