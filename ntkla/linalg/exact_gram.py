@@ -21,7 +21,7 @@ import torch
 
 from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.fixed_point import FixedPoint
-from ntkla.linalg.arithmetic.integer_slices import exponent_of
+from ntkla.linalg.arithmetic.integer_slices import INT8_BITS, exponent_of
 from ntkla.linalg.arithmetic.nearest import fixed_point, nearest
 from ntkla.linalg.backends.checked import require_product, vectors_wanted
 from ntkla.linalg.backends.dispatch import Call, record
@@ -30,7 +30,7 @@ from ntkla.linalg.backends.primitive import primitive_input, same_kind
 from ntkla.linalg.backends.references import gram_reference
 from ntkla.linalg.design import widened
 from ntkla.linalg.errors import ArgumentError, ScaleError, ShapeError
-from ntkla.linalg.exact_products import SLICE_BITS, finite_inputs, kept, products, put, tiling_for
+from ntkla.linalg.exact_products import finite_inputs, kept, products, put, tiling_for
 from ntkla.linalg.precision import TINY64, U64, flushes_subnormals, gamma, rounded_up
 from ntkla.linalg.results import Result
 
@@ -109,7 +109,7 @@ def exact_gram(
             raise ShapeError(f"exact_gram: expected as many features in x and y, got {x.shape[1]} and {y.shape[1]}.")
     checks.flag("bias", bias)
     other = finite_inputs(x, y)
-    bits = None if slices is None else SLICE_BITS * checks.integer("slices", slices, least=1, most=_MOST_TOP)
+    bits = None if slices is None else INT8_BITS * checks.integer("slices", slices, least=1, most=_MOST_TOP)
     tops = _tops(x, other, bits, exponent)
     moved = None if bits is None else [_moved(z, top, bits) for z, top in zip((x, other), tops, strict=True)]
 
@@ -149,7 +149,7 @@ def _tops(x: torch.Tensor, y: torch.Tensor, bits: int | None, exponent: int | No
         tops = (checks.integer("exponent", exponent, least=max(least), most=_MOST_TOP),) * 2
     if max(tops) > _MOST_TOP or min(tops) + 1 - bits < _LEAST_GRID:
         raise ScaleError(
-            f"exact_gram: {bits // SLICE_BITS} slices below 2^{min(tops)} need numbers beyond the range of float64. "
+            f"exact_gram: {bits // INT8_BITS} slices below 2^{min(tops)} need numbers beyond the range of float64. "
             "Multiply the inputs by a power of two, or ask for fewer slices."
         )
     return tops

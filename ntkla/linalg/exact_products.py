@@ -16,15 +16,13 @@ import torch
 
 from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.fixed_point import LIMB_BITS, FixedPoint
-from ntkla.linalg.arithmetic.integer_slices import BITS, cut_slices, exponent_of
+from ntkla.linalg.arithmetic.integer_slices import BITS, INT8_BITS, cut_slices, exponent_of
 from ntkla.linalg.arithmetic.nearest import nearest
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.errors import NonFiniteError
 from ntkla.linalg.precision import flushes_subnormals
 from ntkla.linalg.solve.exact_sums import KERNEL_ROWS, exact_sums
 
-# Bits of the slices that a caller may ask for: those of int8.
-SLICE_BITS = 7
 # Memory that a tile's sums and limbs may take, and the longest edge of one.
 _TILE_BYTES = 2**30
 _LONGEST_EDGE = {False: 1024, True: 4096}
@@ -104,7 +102,7 @@ def kept(x: torch.Tensor, top: int, bits: int | None, flushed: bool) -> torch.Te
         return x
     wide = widened(x)
     found = torch.zeros_like(wide)
-    for part, exponent in cut_slices(wide, top, SLICE_BITS, flushed):
+    for part, exponent in cut_slices(wide, top, INT8_BITS, flushed):
         if exponent < top + 1 - bits:
             break
         found += part * 2.0**exponent

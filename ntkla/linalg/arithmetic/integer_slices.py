@@ -9,7 +9,7 @@ one for the whole matrix.
 How many parts: the bits from the largest entry down to the last bit that is stored, over 20.  Features in bfloat16 take
 two, in float32 three or four, in float64 four to six.
 
-With 7 bits instead of 20 the entries of a part are at most 64, which int8 holds: `integer_planes.py`.
+With 7 bits instead of 20 the entries of a part are at most 64, which int8 holds: `backends/integer_products.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from ntkla.linalg.arithmetic.slicing import power_of_two
 
 BITS = 20
+INT8_BITS = 7  # of slices for the integer kernel, and of those that a caller counts
 # 2 BITS + 13 = 53: so many products of two slices, or of sums of two, add up exactly.
 MOST_SUMMANDS = 2**13
 # Subnormal numbers are decoded as if they were larger by this, where arithmetic would flush them.

@@ -24,7 +24,7 @@ class Choice:
         primitive: its name, or `ANY`.
         device: "cpu", "cuda" for any CUDA device, or how the names of some begin, such as "NVIDIA H100".
         dtypes: element types of the inputs.
-        mode: the arithmetic: "ieee", "bf16", "float64" or "exact"; or `ANY`.
+        mode: the arithmetic: "ieee", "split", "bf16", "float64" or "exact"; or `ANY`.
         least_work: multiplications from which the kernel runs; `NEVER` for torch always.
         why: what the number rests on.
         most_features: the longest rows that the kernel takes.

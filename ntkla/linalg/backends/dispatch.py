@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 
@@ -18,6 +19,7 @@ from ntkla.linalg.backends.choices import preferred, takes_kernel
 from ntkla.linalg.backends.freivalds import Reference
 from ntkla.linalg.errors import BackendError
 
+T = TypeVar("T")
 BACKENDS = ("auto", "torch", "triton", "cublas")
 _forced: ContextVar[str | None] = ContextVar("ntkla_backend", default=None)
 _last: ContextVar[str | None] = ContextVar("ntkla_last_dispatch", default=None)
@@ -50,8 +52,8 @@ def last_dispatch() -> str | None:
     """What the last primitive in this context really ran, None before the first.
 
     `"torch:gram:float64"` names the type that torch multiplied in, `"triton:gram:ieee"` and `"cublas:gram:float64"` the
-    arithmetic of the kernel, `"triton:gram:split+ieee"` that some rows could not be split and were
-    multiplied in that mode.
+    arithmetic of the kernel, `"triton:gram:split+ieee"` that some rows could not be split and were multiplied in the
+    mode "ieee".
     """
     return _last.get()
 
@@ -69,7 +71,7 @@ class Call:
         primitive: its name.
         x: its first array, for the device and the element type.
         features: the length of the rows of `x`.
-        mode: the arithmetic: "ieee", "bf16", "float64" or "exact".
+        mode: the arithmetic: "ieee", "split", "bf16", "float64" or "exact".
         work: multiplications that it takes.
         symmetric: whether it multiplies an array by its own transpose, which cuBLAS does at half the cost.
     """
@@ -150,7 +152,7 @@ def run(
     """
     chosen = implementation(call)
     if chosen != "torch":
-        result, reason = _tried(call, kernel) if chosen == "triton" else _by_library(call, chosen, library)
+        result, reason = tried(call, kernel) if chosen == "triton" else _by_library(chosen, library)
         if result is not None:
             ran = f"{chosen}:{call.primitive}:{call.mode if library is None or chosen == 'triton' else library.mode}"
             _last.set(ran)
@@ -177,7 +179,7 @@ def _key(call: Call) -> tuple[str, torch.device, torch.dtype, str]:
     return call.primitive, call.x.device, call.x.dtype, call.mode
 
 
-def _tried(call: Call, kernel: Callable[[], torch.Tensor]) -> tuple[torch.Tensor | None, str | None]:
+def tried(call: Call, kernel: Callable[[], T]) -> tuple[T | None, str | None]:
     """The kernel's result, or why there is none."""
     reason = kernels.why_not(call.primitive, call.x.device, call.features, call.mode)
     if reason is not None:
@@ -190,7 +192,7 @@ def _tried(call: Call, kernel: Callable[[], torch.Tensor]) -> tuple[torch.Tensor
         return None, f"its kernel did not compile or start ({type(error).__name__}: {error})"
 
 
-def _by_library(call: Call, name: str, library: Library | None) -> tuple[torch.Tensor | None, str | None]:
+def _by_library(name: str, library: Library | None) -> tuple[torch.Tensor | None, str | None]:
     """The library's result, or why there is none."""
     if library is None or library.name != name:
         return None, f"'{name}' multiplies an array by its own transpose only, in `gram`"

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 
 from ntkla.linalg.arithmetic.fixed_point import FixedPoint, Term
-from ntkla.linalg.arithmetic.integer_slices import cut_slices
+from ntkla.linalg.arithmetic.integer_slices import INT8_BITS, cut_slices
 from ntkla.linalg.backends import kernels
-from ntkla.linalg.backends.dispatch import Call, kernel_wanted, wanted_backend
+from ntkla.linalg.backends.dispatch import Call, T, kernel_wanted, tried, wanted_backend
 from ntkla.linalg.errors import BackendError
-
-T = TypeVar("T")
-BITS = 7
 
 
 def by_kernel_or_torch(call: Call, compute: Callable[[bool], T]) -> tuple[T, bool]:
@@ -34,14 +31,9 @@ def by_kernel_or_torch(call: Call, compute: Callable[[bool], T]) -> tuple[T, boo
     """
     if not kernel_wanted(call):
         return compute(False), False
-    reason = kernels.why_not(call.primitive, call.x.device, call.features)
-    if reason is None:
-        try:
-            return compute(True), True
-        except Exception as error:  # judged at once: what is not the compiler's is raised again
-            if not kernels.compiler_failed(error):
-                raise
-            reason = f"its kernel did not compile or start ({type(error).__name__}: {error})"
+    found, reason = tried(call, lambda: compute(True))
+    if found is not None:
+        return found, True
     if wanted_backend() == "triton":
         raise BackendError(f"{call.primitive}: the backend 'triton' was forced, but {reason}. Or use backend('auto').")
     warnings.warn(
@@ -62,7 +54,7 @@ def integer_planes(x: torch.Tensor, top: int, flushed: bool) -> IntegerPlanes:
     rows, features = x.shape
     _, padding = kernels.integer_limits()
     exponents, planes = [], []
-    for part, exponent in cut_slices(x, top, BITS, flushed):
+    for part, exponent in cut_slices(x, top, INT8_BITS, flushed):
         plane = torch.zeros((rows, -(-features // padding) * padding), dtype=torch.int8, device=x.device)
         plane[:, :features] = part
         exponents.append(exponent)
@@ -74,7 +66,7 @@ def integer_planes(x: torch.Tensor, top: int, flushed: bool) -> IntegerPlanes:
 def add_product(total: FixedPoint, x: IntegerPlanes, y: IntegerPlanes | None) -> FixedPoint:
     """`total + x y^T`, exactly; y None for x itself."""
     most, _ = kernels.integer_limits()
-    windows, width = list(_windows(x.exponents, (x if y is None else y).exponents, most)), BITS * most
+    windows, width = list(_windows(x.exponents, (x if y is None else y).exponents, most)), INT8_BITS * most
     exponents = [base + half for base, _ in windows for half in (0, width)]
 
     def terms() -> Iterator[Term]:
@@ -98,6 +90,6 @@ def _windows(left: list[int], right: list[int], most: int) -> Iterator[tuple[int
     waiting = sorted(pairs)
     while waiting:
         base = waiting[0]
-        levels: Levels = [pairs.get(base + BITS * place, []) for place in range(most)]
+        levels: Levels = [pairs.get(base + INT8_BITS * place, []) for place in range(most)]
         yield base, levels
-        waiting = [level for level in waiting if level >= base + BITS * most]
+        waiting = [level for level in waiting if level >= base + INT8_BITS * most]
