@@ -30,6 +30,10 @@ class RowSizes:
 
     A kernel that multiplies the features finds them on its way, and brings them.
 
+    Args:
+        old: the features.
+        stability: of the solve, for the centre of an unpenalised bias where there is one.
+
     Attributes:
         norms: ||phi_i||.
         distances: ||phi_i - centre||; without a centre ||[phi_i, 1]||, or ||phi_i|| without a bias.
@@ -38,11 +42,6 @@ class RowSizes:
     def __init__(self, old: DesignMatrix, stability: Stability | None = None) -> None:
         self._old = old
         self._centred = stability if stability is not None and stability.centre is not None else None
-
-    @classmethod
-    def of(cls, old: DesignMatrix, stability: Stability | None = None) -> RowSizes:
-        """Those of the old features, from the centre of an unpenalised bias where there is one."""
-        return cls(old, stability)
 
     @cached_property
     def norms(self) -> torch.Tensor:  # noqa: D102

@@ -121,7 +121,7 @@ class Optimum(Protocol):
 def drifts_at_the_optimum(views: Sequence[View], solve: Optimum) -> list[Forgetting]:
     """Refines until the relative bound of every drift, not only of the update, meets the tolerance."""
     tolerance = solve.tolerance
-    sizes = [RowSizes.of(view.design, solve.stability) for view in views]
+    sizes = [RowSizes(view.design, solve.stability) for view in views]
 
     def seen() -> list[_Seen]:
         x, error = solve.x, solve.error
@@ -150,7 +150,7 @@ def drifts_after_training(views: Sequence[View], update: TrainedUpdate, toleranc
     error = SolutionError(update.error_bound, torch.zeros_like(update.error_bound))
     results = []
     for view in views:
-        one = _Seen.of(view, update.update, error, RowSizes.of(view.design), tolerance)
+        one = _Seen.of(view, update.update, error, RowSizes(view.design), tolerance)
         status, diagnostics = update.status(one.relative, tolerance), update.diagnostics(one.relative, tolerance)
         results.append(_forgetting(view, update.update, update.error_bound, one, "spectral", status, diagnostics))
     return results

@@ -158,7 +158,7 @@ def _fact(
     change = two_sum(now, -head.select(outputs).stacked())
     # Flushed arithmetic may drop a subnormal number in each operation of the sum.
     left = rounded_up(norm_upper(change.low, dim=0) + 8 * TINY64 * math.sqrt(design.columns))
-    sizes = RowSizes.of(design)
+    sizes = RowSizes(design)
     drift = drift_of(design, change.high, SolutionError(left, torch.zeros_like(left)), sizes)
     size = float(norm_upper(drift.bound))
     relative = ratio(size, drift_scale(design, change.high, drift, size / tolerance))
