@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
-from csrc_triton.drift import INSTRUCTION, PIECE, check, limits_of, pinned_tile
+from csrc_triton.drift import DTYPES, INSTRUCTION, PIECE, check, limits_of, pinned_tile
 from csrc_triton.drift_kernels import summary_kernel
 from csrc_triton.normal_matmul import sum_of_parts
 from csrc_triton.rows import loaded, loaded_dtype
@@ -138,7 +138,7 @@ def variants(architecture: str = "sm_90") -> tuple[Variant, ...]:
     """Every pinned tile, with outputs that are known and without, on aligned sizes and on others."""
     return tuple(
         _variant(dtype, outputs, known, ragged, architecture)
-        for dtype in (torch.float64, torch.float32, torch.bfloat16)
+        for dtype in DTYPES
         if dtype == loaded_dtype(dtype, "float64")
         for outputs in (16, _WIDEST)
         for known in (False, True)

@@ -167,8 +167,8 @@ def integer_gram(
     Cost: 2 n m F int8 operations a pair, half of them for y=None; 16 n m bytes written.
     """
     tile = pinned_tile() if tile is None else tile
-    _check(x, x if y is None else y, levels, y is None, tile)
     other = x if y is None else y
+    _check(x, other, levels, y is None, tile)
     (_, n, features), m = x.shape, other.shape[1]
     out = torch.empty((2, n, m), dtype=torch.int64, device=x.device)
     if out.numel() == 0:

@@ -59,7 +59,7 @@ def softmax_gram(
         mode: "ieee" or "float64".
 
     Returns:
-        [n, C, m], dense, of the mode's type; error: at the head of this file.  NaN and infinities propagate.
+        [n, C, m], dense, of the mode's type; error: `softmax_tiles.py`.  NaN and infinities propagate.
 
     Raises:
         TypeError: a mode that does not take this dtype.

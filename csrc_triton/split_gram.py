@@ -43,13 +43,7 @@ from csrc_triton.available import version
 from csrc_triton.gram import gram, gram_error
 from csrc_triton.planes import RowPlanes, restored
 from csrc_triton.split_kernel import split_gram_kernel
-from csrc_triton.tiles import (
-    INTERPRETED,
-    Tile,
-    Variant,
-    architecture,
-    options,
-)
+from csrc_triton.tiles import INTERPRETED, Tile, Variant, architecture, options
 
 # Square, for a tile and its mirror image are one; no spills.  Three tiles of numbers are held at once, two totals and a
 # block's sum: for 128 x 128 that leaves registers to spare only where operands come from shared memory, or are few,
