@@ -6,16 +6,18 @@ the features once more for the norms of their rows: this file is the other way, 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 
 from ntkla.linalg.arithmetic.products import pieced_gamma
 from ntkla.linalg.backends import kernels
+from ntkla.linalg.backends.checked import require_bounds, vectors_wanted
 from ntkla.linalg.backends.dispatch import Call, kernel_wanted, run
 from ntkla.linalg.backends.freivalds import Factor, product_reference
-from ntkla.linalg.design import DesignMatrix, widened
-from ntkla.linalg.precision import flushes_subnormals
+from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.precision import U64, norm_upper, norms_below
 
 # Below this the square of a norm may have lost what underflowed, and the kernel's bound of it is loose.
 _LEAST_NORM = 2.0**-400
@@ -77,19 +79,41 @@ def moved(
 
     Cost: 2 n K C operations, 4 with `low`.
     """
-    features = design.features
     found: list[Moved] = []
 
     def by_kernel() -> torch.Tensor:
-        # Where arithmetic flushes subnormal numbers, Triton's interpreter would drop those of narrow features.
-        x = widened(features) if flushes_subnormals() else features
-        found.append(Moved(*kernels.drift(x, high, low, errors, design.bias, centre)))
+        found.append(Moved(*kernels.drift(design.features, high, low, errors, design.bias, centre)))
         return found[0].value
 
     factors = (Factor(design), Factor(DesignMatrix(high)))
     reference = product_reference(factors, pieced_gamma(design.columns)) if low is None else None
     run(_call(design, high.shape[1]), kernel=by_kernel, body=lambda: high, working=torch.float64, reference=reference)
-    return found[0] if found and bool((found[0].norms > _LEAST_NORM).all()) else None
+    if not found:
+        return None
+    if vectors_wanted():
+        _require_bounds(design, errors, centre, found[0])
+    return found[0] if bool((found[0].norms > _LEAST_NORM).all()) else None
+
+
+def _require_bounds(design: DesignMatrix, errors: Errors, centre: Centre | None, claimed: Moved) -> None:
+    """Raises KernelFaultError unless norms, distances and bounds are at least what the rows ask for.
+
+    Cost: one more read of the features.
+    """
+    features = design.features.shape[1]
+    wrong = torch.zeros(design.rows, dtype=torch.bool, device=design.device)
+    for rows, block in design.blocks():
+        away = block if centre is None else block[:, :features] - centre.place
+        norms, distances = (
+            norms_below(norm_upper(part, dim=1), part.shape[1]) * (1.0 - 4 * U64)
+            for part in (block[:, :features], away)
+        )
+        least = torch.outer(distances, errors.update) + torch.outer(norms, errors.rounding) + errors.constant
+        # An infinite error of a row of zeros says nothing.
+        least = (least * (1.0 - 8 * U64)).nan_to_num(nan=0.0, posinf=math.inf)
+        kept = (claimed.bound[rows] >= least).all(1)
+        wrong[rows] = ~(kept & (claimed.norms[rows] >= norms) & (claimed.distances[rows] >= distances))
+    require_bounds("triton:drift:float64", wrong)
 
 
 class Summed(NamedTuple):
@@ -120,11 +144,10 @@ def summed(
     Raises:
         BackendError: Triton is forced and cannot run.
     """
-    features = widened(design.features) if flushes_subnormals() else design.features
     found: list[Summed] = []
 
     def by_kernel() -> torch.Tensor:
-        found.append(Summed(*kernels.drift_summary(features, high, errors, design.bias, known, labels)))
+        found.append(Summed(*kernels.drift_summary(design.features, high, errors, design.bias, known, labels)))
         return found[0].row_squares
 
     run(_call(design, high.shape[1]), kernel=by_kernel, body=lambda: high, working=torch.float64)

@@ -22,7 +22,7 @@ from ntkla.linalg.backends.freivalds import Expected
 from ntkla.linalg.backends.primitive import accumulation_dtype, chosen_precision, primitive_input, same_kind
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.errors import ArgumentError, ShapeError
-from ntkla.linalg.precision import UNIT_ROUNDOFF, flushes_subnormals, gamma, norm_upper, rounded_up
+from ntkla.linalg.precision import UNIT_ROUNDOFF, gamma, norm_upper, rounded_up
 from ntkla.linalg.softmax_root import SoftmaxRoot
 
 # In float32: roundings of a product with B (two of each root of five, three of a sum), and of `x^T u` beyond its rows.
@@ -47,7 +47,8 @@ def softmax_gram(
 
     Returns:
         Like `v`; float64 for float64 inputs or `precision="float64"`, else float32, never rounded to less in between.
-        Each column is within `softmax_gram_error` of the exact one in 2-norm.  NaN and infinities of x and v propagate.
+        Each column is within `softmax_gram_error` of the exact one in 2-norm.  NaN and infinities of x and v propagate
+        (with one output the kernel's result is 0, whatever they are).
 
     Raises:
         DtypeError, ShapeError, DeviceError, BackendError
@@ -71,7 +72,8 @@ def softmax_gram_error(
     """Upper bounds of the rounding error of `softmax_gram` with the same arguments: the 2-norm of each column's error.
 
     Returns:
-        float64, [m] or a scalar for v [n, C]; infinite where a sum is too long for the type.
+        float64, [m] or a scalar for v [n, C]; infinite where a sum is too long for the type, and where numbers on the
+        way may leave its range.
 
     Raises:
         As `softmax_gram`, and NonFiniteError or ScaleError for `x`.
@@ -80,7 +82,9 @@ def softmax_gram_error(
     """
     checks.flag("bias", bias)
     _check(x, probabilities, v, precision)
-    design, root = DesignMatrix(checks.matrix("x", x), bias), _root(x, probabilities)
+    # No feature is as good as one that is 0.
+    features = x if x.shape[1] else x.new_zeros((x.shape[0], 1))
+    design, root = DesignMatrix(checks.matrix("x", features), bias), _root(x, probabilities)
     given = widened(v.detach() if v.ndim == 3 else v.detach()[:, :, None])
     bound = _bound(design, root, norm_upper(given, dim=1), accumulation_dtype(x.dtype, precision))
     return bound if v.ndim == 3 else bound[0]
@@ -110,7 +114,10 @@ def _bound(design: DesignMatrix, root: SoftmaxRoot, norms: torch.Tensor, wide: t
     weight, largest = norm_upper(beta * g), root.norms.max()
     before = weight * first + largest * product
     after = math.sqrt(n) + norm_upper(g) * reached + product
-    return rounded_up(before + through_root(weight * reached + largest * product, after))
+    bound = rounded_up(before + through_root(weight * reached + largest * product, after))
+    # By the Cauchy-Schwarz inequality nothing on the way, partial sums included, is larger than eight times these.
+    peak = torch.stack([norms.amax(0), reached, g.max() * reached + product]).amax(0)
+    return torch.where(8.0 * peak < torch.finfo(wide).max, bound, math.inf)
 
 
 def _check(x: object, probabilities: object, v: object, precision: str) -> None:
@@ -158,9 +165,7 @@ def product(design: DesignMatrix, root: SoftmaxRoot, v: torch.Tensor, wide: torc
     x, call = design.features, kernel_call(design.features, root.outputs, v.shape[2], wide)
 
     def by_kernel() -> torch.Tensor:
-        # Where arithmetic flushes subnormal numbers, Triton's interpreter would drop those of narrow features.
-        features = widened(x) if flushes_subnormals() and call.mode == "float64" else x
-        return kernels.softmax_gram(features, root.roots, root.confident_place(), v, design.bias, call.mode)
+        return kernels.softmax_gram(x, root.roots, root.confident_place(), v, design.bias, call.mode)
 
     def body() -> torch.Tensor:
         inner = root.times(widened(v))

@@ -94,6 +94,31 @@ def test_ambient_states_do_not_flag_anything(state):
             call()
 
 
+@pytest.mark.parametrize(("inputs", "deltas"), [(0, 2), (2, 0)])
+def test_layers_without_inputs_or_outputs_pass(inputs, deltas):
+    a, d = (torch.ones(shape, device=DEVICE) for shape in ((3, inputs), (3, 1, deltas)))
+    with ntkla.backend("triton"), ntkla.checked_products():
+        assert not ntkla.layer_ntk([a], [d]).any()
+
+
+@pytest.mark.parametrize("part", range(1, 4))
+def test_bounds_and_norms_of_a_drift_that_are_too_small_are_named(part, monkeypatch):
+    """Its value is checked as every product's; the rest of what the kernel returns enters certified bounds too."""
+    x, y, old = normal(20, 6), normal(20, 2, seed=1).double(), normal(9, 6, seed=2)
+    right = kernels.drift
+
+    def wrong(*arguments):
+        found = list(right(*arguments))
+        found[part] = found[part] * (1.0 - 1e-3)
+        return tuple(found)
+
+    with ntkla.backend("triton"), ntkla.checked_products():
+        assert ntkla.predict_forgetting(old, x, y, ridge=0.1).status.certified
+        monkeypatch.setattr(kernels, "drift", wrong)
+        with pytest.raises(ntkla.KernelFaultError, match="too small in 9 of 9 rows"):
+            ntkla.predict_forgetting(old, x, y, ridge=0.1)
+
+
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
 def test_empty_products_pass(shape):
     x = torch.empty(shape, device=DEVICE)

@@ -14,6 +14,7 @@ from ntkla.linalg import errors
 from ntkla.linalg.design import DesignMatrix
 from ntkla.linalg.precision import SHORT_CHAIN
 from ntkla.linalg.solve.stability import SolutionError
+from ntkla.testing import hostile_states
 from ntkla.testing.spectra import LAYOUTS, laid_out
 from tests.kernels.draws import DEVICE, normal
 
@@ -189,3 +190,21 @@ E = torch.zeros(2, dtype=torch.float64, device=DEVICE)
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@backends
+def test_narrow_outputs_before_keep_their_subnormal_numbers(backend):
+    """The drift and the difference before are both far below what flushed float32 keeps."""
+    one = torch.ones(1, 1, dtype=torch.float64, device=DEVICE)
+    forgetting = ntkla.predict_forgetting(one, one, -one.new_tensor([[5e-41, 0.0]]), ridge=2.0**-60)
+    narrow, none = torch.tensor([[0.0, 1e-40]], device=DEVICE), torch.zeros(1, 2, dtype=torch.float64, device=DEVICE)
+    before, labels = Predictions(narrow, none), torch.tensor([1], device=DEVICE)
+    unknown = Predictions(none, torch.full_like(narrow, 1e-40))
+    with hostile_states()["flush denormal"](), ntkla.backend(backend):
+        after = drift_summary(one, forgetting, before=before, labels=labels).accuracy_after
+        assert (after.low, after.high) == (1, 1)
+        after = drift_summary(one, forgetting, before=unknown, labels=labels).accuracy_after
+        assert (after.low, after.high) == (0, 1)
+    for wrong in (3, (1, 2)):
+        with pytest.raises(errors.ArgumentError, match="before: expected"):
+            drift_summary(one, forgetting, before=wrong)

@@ -45,6 +45,34 @@ def test_products_that_are_empty_or_zero(shape):
     assert not ntkla.softmax_gram(FEATURES, sure, torch.ones(shape).double()).any()
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_product_without_features_has_a_bound(bias):
+    product = ntkla.softmax_gram(FEATURES[:, :0], P, V, bias=bias)
+    expected = ntkla.softmax_gram(torch.zeros_like(FEATURES[:, :1]), P, V, bias=bias)
+    bound = ntkla.softmax_gram_error(FEATURES[:, :0], P, V, bias=bias)
+    assert (torch.linalg.vector_norm(product - expected, dim=(0, 1)) <= 2 * bound).all()
+    assert bias or not product.any()
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize(
+    ("x", "p", "v"),
+    [
+        (2.0**110, [1.0, 2.0**-160], [0.0, 1.0]),  # in the middle, though the result is small
+        (2.0**100, [0.5, 0.5], [1.0, 0.0]),  # at the end
+        (2.0**-60, [0.6, 0.4], [3e38, 0.0]),  # on the way in
+    ],
+)
+def test_the_bound_is_infinite_where_numbers_on_the_way_leave_the_range(x, p, v, backend):
+    arguments = torch.tensor([[x]]), torch.tensor([p], dtype=torch.float64), torch.tensor([v])
+    assert float(ntkla.softmax_gram_error(*arguments)) == math.inf
+    assert math.isfinite(float(ntkla.softmax_gram_error(*arguments, precision="float64")))
+    if backend == "triton":
+        pytest.importorskip("triton", reason="Triton is made for Linux only")
+    with ntkla.backend(backend), ntkla.checked_products():
+        ntkla.softmax_gram(*arguments)  # is not called wrong
+
+
 def test_it_is_a_well_formed_operator():
     arguments = (FEATURES.clone().requires_grad_(), P, V.clone().requires_grad_(), True, "auto")
     assert set(torch.library.opcheck(torch.ops.ntkla.softmax_gram, arguments).values()) == {"SUCCESS"}

@@ -24,7 +24,7 @@ from ntkla.forgetting.tasks import checked_labels
 from ntkla.linalg import checks
 from ntkla.linalg.backends.checked import vectors_wanted
 from ntkla.linalg.decisions import Decision
-from ntkla.linalg.design import DesignMatrix
+from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.drift_product import Errors, one_pass_wanted, summed
 from ntkla.linalg.errors import ArgumentError
 from ntkla.linalg.precision import TINY64, gamma, rounded_up
@@ -76,7 +76,7 @@ def drift_summary(
     Args:
         features: [n, F], float64, float32, bfloat16 or float16, of the samples, as the update's head reads them.
         forgetting: what `predict_forgetting` found for any old samples: its update of the head is what counts here.
-        before: the outputs of the head before the training with their bounds, float64 [n, C].
+        before: the outputs of the head before the training with their bounds, [n, C].
         labels: int [n], the column of each sample's class; needs `before`.
 
     Returns:
@@ -95,8 +95,9 @@ def drift_summary(
     if labels is not None and before is None:
         raise ArgumentError("labels: expected the outputs before as well, got none. Pass before=Predictions(...).")
     if before is not None:
-        value = checks.matrix("before", before.value, rows=x.shape[0], columns=weights.shape[1])
-        before = Predictions(value.to(torch.float64), checks.bounds("before", before.error_bound, before=value))
+        given = checks.instance("before", before, Predictions)
+        value = checks.matrix("before", given.value, rows=x.shape[0], columns=weights.shape[1])
+        before = Predictions(widened(value), widened(checks.bounds("before", given.error_bound, before=value)))
     places = None if labels is None else checked_labels(labels, x.shape[0], weights.shape[1])
     design = DesignMatrix(x, instance.bias_update is not None)
     bound = instance.update_error_bound

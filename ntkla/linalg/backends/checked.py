@@ -90,6 +90,19 @@ def require_product(ran: str, result: torch.Tensor, reference: Reference | None,
         raise KernelFaultError(_said(ran, matrix, found), ran, found.rows)
 
 
+def require_bounds(ran: str, wrong: torch.Tensor) -> None:
+    """Raises KernelFaultError where a kernel claims less than it must: `wrong` [n] says in which rows."""
+    rows = tuple(wrong.nonzero().flatten().tolist())
+    if rows:
+        raise KernelFaultError(
+            f"{ran}: error bounds or norms that are too small in {len(rows)} of {len(wrong)} rows on "
+            f"{_device(wrong.device)}, the first is {rows[0]}, where a right result never fails. It was dropped. "
+            f"Compute with backend('torch'), and report this with: {_versions()}.",
+            ran,
+            rows,
+        )
+
+
 def _said(ran: str, matrix: torch.Tensor, found: ProductCheck) -> str:
     implementation, primitive, mode = ran.split(":")
     shape = " x ".join(map(str, matrix.shape))

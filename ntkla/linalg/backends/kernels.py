@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 import torch
 
+from ntkla.linalg.design import widened
+from ntkla.linalg.precision import flushes_subnormals
+
 _MOST_COLUMNS = 65_535
 
 
@@ -54,11 +57,21 @@ def compiler_failed(error: Exception) -> bool:
     return available.compiler_failed(error)
 
 
+def _kept(x: torch.Tensor, mode: str) -> torch.Tensor:
+    """x, widened where the kernel would lose its subnormal numbers.
+
+    Mode "float64" must not, and Triton's interpreter flushes what the processor does.
+    """
+    flushed = mode == "float64" and x.dtype != torch.float64 and x.device.type == "cpu" and flushes_subnormals()
+    return widened(x) if flushed else x
+
+
 def gram(x: torch.Tensor, y: torch.Tensor | None, bias: bool, mode: str) -> torch.Tensor:
     """`csrc_triton.gram`; 16-bit inputs are widened, exactly, for mode "ieee"."""
     from csrc_triton.gram import MODES
     from csrc_triton.gram import gram as launch
 
+    x, y = _kept(x, mode), None if y is None else _kept(y, mode)
     if x.dtype not in MODES[mode]:
         x, y = x.float(), None if y is None else y.float()
     return launch(x, y, bias=bias, mode=mode)
@@ -100,6 +113,7 @@ def normal_matmul(
     """`csrc_triton.normal_matmul`."""
     from csrc_triton.normal_matmul import normal_matmul as launch
 
+    x, w, weights = _kept(x, mode), _kept(w, mode), None if weights is None else _kept(weights, mode)
     return launch(x, w, weights=weights, bias=bias, mode=mode)
 
 
@@ -109,7 +123,8 @@ def layer_ntk(sides: Sequence[Sequence[torch.Tensor]], mode: str) -> torch.Tenso
     from csrc_triton.layer_ntk import layer_ntk as launch
 
     *factors, masks, masks2 = sides
-    a, d, a2, d2 = ([x if x.dtype in MODES[mode] else x.float() for x in part] for part in factors)
+    kept = [[_kept(x, mode) for x in part] for part in factors]
+    a, d, a2, d2 = ([x if x.dtype in MODES[mode] else x.float() for x in part] for part in kept)
     return launch(a, d, a2, d2, masks, masks2, mode=mode)
 
 
@@ -143,6 +158,7 @@ def softmax_gram(
     from csrc_triton.softmax_gram import softmax_gram as launch
     from csrc_triton.softmax_tiles import MODES
 
+    x, v = _kept(x, mode), _kept(v, mode)
     x = x if x.dtype in MODES[mode] else x.float()
     # A launch takes no more columns side by side than its grid can count.
     parts = [launch(x, roots, top, part, bias=bias, mode=mode) for part in torch.split(v, _MOST_COLUMNS, 2)]
@@ -163,7 +179,7 @@ def drift(
     place, beside = (None, None) if centre is None else centre
     beside = None if beside is None else torch.as_tensor(beside, dtype=torch.float64, device=x.device)
     update, rounding, constant = errors
-    return launch(x, high, low, update, rounding, constant, bias=bias, centre=place, beside=beside)
+    return launch(_kept(x, "float64"), high, low, update, rounding, constant, bias=bias, centre=place, beside=beside)
 
 
 def drift_summary(
@@ -178,4 +194,4 @@ def drift_summary(
     from csrc_triton.drift_summary import drift_summary as launch
 
     before, bound = (None, None) if known is None else known
-    return launch(x, high, *errors, bias=bias, before=before, before_bound=bound, labels=labels)
+    return launch(_kept(x, "float64"), high, *errors, bias=bias, before=before, before_bound=bound, labels=labels)

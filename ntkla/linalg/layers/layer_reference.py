@@ -78,13 +78,13 @@ def _gradients(side: Factors, v: torch.Tensor) -> list[torch.Tensor]:
     """`J^T v` for v [n C, t]: [F_in, F_out, t'], the vectors in groups of t' that fit in memory."""
     inputs, deltas = side.a.shape[2], side.d.shape[3]
     found = []
-    for some in torch.split(v, max(1, SLICE_ENTRIES // (inputs * deltas)), dim=1):
+    for some in torch.split(v, max(1, SLICE_ENTRIES // max(1, inputs * deltas)), dim=1):
         total = v.new_zeros((inputs, deltas * some.shape[1]))
-        by_sample = some.reshape(*side.d.shape[:2], -1)
+        by_sample = some.reshape(*side.d.shape[:2], some.shape[1])
         for samples, a, d in _blocks(side, some.shape[1]):
             weighted = d.flatten(2, 3).mT @ by_sample[samples]
-            total += a.flatten(0, 1).T @ weighted.reshape(-1, total.shape[1])
-        found.append(total.view(inputs, deltas, -1))
+            total += a.flatten(0, 1).T @ weighted.reshape(a.shape[0] * a.shape[1], total.shape[1])
+        found.append(total.view(inputs, deltas, some.shape[1]))
     return found
 
 
@@ -95,7 +95,7 @@ def _times(side: Factors, gradients: list[torch.Tensor]) -> torch.Tensor:
         rows = []
         for _, a, d in _blocks(side, group.shape[2]):
             outputs = a.flatten(0, 1) @ group.flatten(1)
-            rows.append((d.flatten(2, 3) @ outputs.view(len(d), -1, group.shape[2])).flatten(0, 1))
+            rows.append((d.flatten(2, 3) @ outputs.view(len(d), d.shape[2] * d.shape[3], group.shape[2])).flatten(0, 1))
         groups.append(torch.cat(rows))
     return torch.cat(groups, 1)
 
