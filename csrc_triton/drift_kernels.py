@@ -82,6 +82,15 @@ def row_bounds(squares, apart, limits, BIAS: tl.constexpr, CENTRED: tl.constexpr
 
 
 @triton.jit
+def entry_bounds(norms, distances, update, rounding, constant, output, taken):
+    """What every entry of a tile may be off by: `distances e + norms r + t`, e, r and t those of its columns."""
+    of_update = tl.load(update + output, taken, other=0.0)
+    of_rounding, alone = tl.load(rounding + output, taken, other=0.0), tl.load(constant + output, taken, other=0.0)
+    off = distances[:, None] * of_update[None, :] + norms[:, None] * of_rounding[None, :] + alone[None, :]
+    return off * _SHORT_CHAIN
+
+
+@triton.jit
 def drift_kernel(
     x,
     high,
@@ -120,12 +129,10 @@ def drift_kernel(
         LOW, BIAS, CENTRED, ROWS, OUTPUTS, DEPTH, PIECE,
     )  # fmt: skip
     norm, distance = row_bounds(squares, apart, limits, BIAS, CENTRED)
-    of_update = tl.load(update + output, taken, other=0.0)
-    of_rounding, alone = tl.load(rounding + output, taken, other=0.0), tl.load(constant + output, taken, other=0.0)
-    off = distance[:, None] * of_update[None, :] + norm[:, None] * of_rounding[None, :] + alone[None, :]
+    off = entry_bounds(norm, distance, update, rounding, constant, output, taken)
     places, present = row[:, None] * outputs + output[None, :], inside[:, None] & taken[None, :]
     tl.store(value + places, total, present)
-    tl.store(bound + places, off * _SHORT_CHAIN, present)
+    tl.store(bound + places, off, present)
     # Triton 3.9's interpreter takes no scalar condition in a mask.
     first = row < tl.where(tile_output == 0, samples, 0)
     tl.store(norms + row, norm, first)
@@ -188,10 +195,7 @@ def summary_kernel(
             False, BIAS, False, ROWS, OUTPUTS, DEPTH, PIECE,
         )  # fmt: skip
         norm, distance = row_bounds(squares, apart, limits, BIAS, False)
-        of_update = tl.load(update + output, taken, other=0.0)
-        of_rounding, alone = tl.load(rounding + output, taken, other=0.0), tl.load(constant + output, taken, other=0.0)
-        off = distance[:, None] * of_update[None, :] + norm[:, None] * of_rounding[None, :] + alone[None, :]
-        off = tl.where(present, off * _SHORT_CHAIN, 0.0)
+        off = tl.where(present, entry_bounds(norm, distance, update, rounding, constant, output, taken), 0.0)
         total = tl.where(present, total, 0.0)
         if step < width:
             squares_of_row += tl.sum(total * total, axis=1)

@@ -32,6 +32,22 @@ def block_sum(left, right, DRAIN: tl.constexpr):
 
 
 @triton.jit
+def scaled_products(high, low, block, high2, low2, block2, width, DRAIN: tl.constexpr, DEPTH: tl.constexpr):
+    """Inner products of scaled rows over the whole width; block [R, D] and block2 [D, C] are places in the planes."""
+    total = tl.zeros((block.shape[0], block2.shape[1]), dtype=tl.float32)
+    crossed = tl.zeros((block.shape[0], block2.shape[1]), dtype=tl.float32)
+    for start in range(0, width, DEPTH):
+        left = tl.load(high + start + block)
+        right = tl.load(high2 + start + block2)
+        left_rest = tl.load(low + start + block)
+        right_rest = tl.load(low2 + start + block2)
+        total += block_sum(left, right, DRAIN)
+        crossed += block_sum(left, right_rest, DRAIN)
+        crossed += block_sum(left_rest, right, DRAIN)
+    return total + crossed * LOW_UNIT
+
+
+@triton.jit
 def unscaled(total, left, right):
     """Sums of scaled rows times 2^-(p + q), their exponents left [R] and right [C], in two steps of the same sign."""
     exponent = -(left[:, None] + right[None, :])
@@ -79,18 +95,9 @@ def split_gram_kernel(
         y_block = tl.minimum(columns, last_column)[None, :] * width + inner[:, None]
         x_first, y_first = first_row * width, first_column * width
 
-        total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-        crossed = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-        for start in range(0, width, DEPTH):
-            left = tl.load(x_high + x_first + start + x_block)
-            right = tl.load(y_high + y_first + start + y_block)
-            left_rest = tl.load(x_low + x_first + start + x_block)
-            right_rest = tl.load(y_low + y_first + start + y_block)
-            total += block_sum(left, right, DRAIN)
-            crossed += block_sum(left, right_rest, DRAIN)
-            crossed += block_sum(left_rest, right, DRAIN)
-        total += crossed * LOW_UNIT
-
+        total = scaled_products(
+            x_high + x_first, x_low + x_first, x_block, y_high + y_first, y_low + y_first, y_block, width, DRAIN, DEPTH
+        )
         row_inside, column_inside = rows <= last_row, columns <= last_column
         x_scale = tl.load(x_exponents + first_row + rows, mask=row_inside, other=0)
         y_scale = tl.load(y_exponents + first_column + columns, mask=column_inside, other=0)

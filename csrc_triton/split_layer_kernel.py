@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from csrc_triton.split_kernel import LOW_UNIT, block_sum, unscaled
+from csrc_triton.split_kernel import scaled_products, unscaled
 from csrc_triton.tiles import grouped_tile, grouped_triangle_tile
 
 
@@ -27,17 +27,7 @@ def _inner_products(
     inner = tl.arange(0, DEPTH)
     block = (left * width)[:, None] + inner[None, :]
     block2 = (right * width)[None, :] + inner[:, None]
-    total = tl.zeros((left.shape[0], right.shape[0]), dtype=tl.float32)
-    crossed = tl.zeros((left.shape[0], right.shape[0]), dtype=tl.float32)
-    for start in range(0, width, DEPTH):
-        x = tl.load(high + start + block)
-        y = tl.load(high2 + start + block2)
-        x_rest = tl.load(low + start + block)
-        y_rest = tl.load(low2 + start + block2)
-        total += block_sum(x, y, DRAIN)
-        crossed += block_sum(x, y_rest, DRAIN)
-        crossed += block_sum(x_rest, y, DRAIN)
-    total += crossed * LOW_UNIT
+    total = scaled_products(high, low, block, high2, low2, block2, width, DRAIN, DEPTH)
     return unscaled(total, tl.load(exponents + left), tl.load(exponents2 + right))
 
 
