@@ -230,12 +230,9 @@ def test_norms_without_a_look_are_bounds_and_close(name, dim, device):
 @given(ridge_problems())
 def test_drawn_problems_are_sound_and_certified_as_on_the_processor(drawn):
     plain = solve(drawn)
-    original = host.reads_are_free
-    host.reads_are_free = lambda _: False
-    try:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(host, "reads_are_free", lambda _: False)
         found = solve(drawn)
-    finally:
-        host.reads_are_free = original
     judge_ridge(drawn, found)
     if promised_ridge(drawn):
         assert found.status.certified, found.status
@@ -246,12 +243,9 @@ def test_drawn_problems_are_sound_and_certified_as_on_the_processor(drawn):
 @settings(max_examples=5)
 @given(problems())
 def test_drawn_forecasts_are_sound_too(drawn):
-    original = host.reads_are_free
-    host.reads_are_free = lambda _: False
-    try:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(host, "reads_are_free", lambda _: False)
         found = forecast(drawn)
-    finally:
-        host.reads_are_free = original
     judge_forgetting(drawn, found)
     if promised_drift(drawn):
         assert found.status.certified, found.status
