@@ -24,8 +24,11 @@ RESULT = {
     "ieee": torch.float32, "split": torch.float32, "bf16": torch.float32,
 }  # fmt: skip
 # Modes that kernels of some primitives have beside "ieee" and "float64"; in torch they are the same as "ieee".
-_FASTER = {("gram", torch.float32): ("split",)}
-_FASTER |= {(primitive, torch.bfloat16): ("bf16",) for primitive in ("gram", "layer_ntk")}
+_FASTER = {
+    (primitive, dtype): (mode,)
+    for primitive in ("gram", "layer_ntk")
+    for dtype, mode in ((torch.float32, "split"), (torch.bfloat16, "bf16"))
+}
 _EXACT = ("gram",)
 PATIENCE = 4.0  # seconds for each of many cases' many contenders
 COMPILED = "torch.compile, inductor"
