@@ -21,7 +21,7 @@ import torch
 
 from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.fixed_point import FixedPoint
-from ntkla.linalg.arithmetic.integer_slices import INT8_BITS, exponent_of
+from ntkla.linalg.arithmetic.integer_slices import INT8_BITS, exponent_of, least_exponent
 from ntkla.linalg.arithmetic.nearest import fixed_point, nearest
 from ntkla.linalg.backends.checked import require_product, vectors_wanted
 from ntkla.linalg.backends.dispatch import Call, record
@@ -114,7 +114,7 @@ def exact_gram(
     moved = None if bits is None else [_moved(z, top, bits) for z, top in zip((x, other), tops, strict=True)]
 
     def compute(by_kernel: bool) -> torch.Tensor:
-        tiling = tiling_for(x, other, by_kernel, arrays=6)
+        tiling = tiling_for(x, other, by_kernel, arrays=6, cut=bits is not None)
         found = torch.empty((3, x.shape[0], other.shape[0]), dtype=torch.float64, device=x.device)
         for rows, columns, exact in products(x, y, bias, tiling, tops, bits):
             high, low, left = _two_words(exact)
@@ -139,15 +139,21 @@ def exact_gram(
 
 def _tops(x: torch.Tensor, y: torch.Tensor, bits: int | None, exponent: int | None) -> tuple[int, int]:
     """The exponents that fix the grids."""
-    least = exponent_of(x), exponent_of(y)
+    tops = exponent_of(x), exponent_of(y)
     if bits is None:
         if exponent is not None:
             raise ArgumentError("exponent: fixes the grid of slices, and slices is None: nothing is cut. Leave it out.")
-        return least
-    tops = least
+        return tops
+    if max(tops) > _MOST_TOP:
+        raise ScaleError(
+            f"exact_gram: entries up to 2^{max(tops)} and slices of them need numbers beyond the range of float64. "
+            "Divide the inputs by a power of two."
+        )
     if exponent is not None:
-        tops = (checks.integer("exponent", exponent, least=max(least), most=_MOST_TOP),) * 2
-    if max(tops) > _MOST_TOP or min(tops) + 1 - bits < _LEAST_GRID:
+        # A part that is all zeros has a place on every grid.
+        needed = [e for e in map(least_exponent, (x, y)) if e is not None]
+        tops = (checks.integer("exponent", exponent, least=max(needed, default=_LEAST_GRID), most=_MOST_TOP),) * 2
+    if min(tops) + 1 - bits < _LEAST_GRID:
         raise ScaleError(
             f"exact_gram: {bits // INT8_BITS} slices below 2^{min(tops)} need numbers beyond the range of float64. "
             "Multiply the inputs by a power of two, or ask for fewer slices."
@@ -188,5 +194,8 @@ def _shift(
 ) -> torch.Tensor:
     """`h_y ||x||_1 + h_x ||y||_1 + F h_x h_y` of a tile, rounded up; zero only where no entry moved."""
     (step, norm), (other_step, other_norm) = ((z[rows, None] for z in left), (z[None, columns] for z in right))
-    shift = other_step * norm + step * other_norm + features * step * other_step
-    return torch.where((step > 0) | (other_step > 0), rounded_up(shift), torch.zeros_like(shift))
+    zero = torch.zeros_like(step * other_step)
+    # A row that did not move adds nothing, however large the other one is: not 0 times infinity.
+    first, second = torch.where(other_step > 0, other_step * norm, zero), torch.where(step > 0, step * other_norm, zero)
+    shift = first + second + features * step * other_step
+    return torch.where((step > 0) | (other_step > 0), rounded_up(shift), zero)

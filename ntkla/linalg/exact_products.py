@@ -26,6 +26,9 @@ from ntkla.linalg.solve.exact_sums import KERNEL_ROWS, exact_sums
 # Memory that a tile's sums and limbs may take, and the longest edge of one.
 _TILE_BYTES = 2**30
 _LONGEST_EDGE = {False: 1024, True: 4096}
+# What cutting rows to some slices holds of them at once, in float64.
+_COPIES = 6
+_CHUNK = 1 << 22  # numbers that are looked at together
 _SIGNIFICAND = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
 
 
@@ -130,9 +133,11 @@ def finite_inputs(x: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
     return x if y is None else y
 
 
-def tiling_for(x: torch.Tensor, other: torch.Tensor, by_kernel: bool, arrays: int) -> Tiling:
-    """The tiles; MemoryEstimateError where one, or so many results, would not fit."""
+def tiling_for(x: torch.Tensor, other: torch.Tensor, by_kernel: bool, arrays: int, cut: bool = False) -> Tiling:
+    """The tiles; MemoryEstimateError where one, its rows where they are cut, or so many results, would not fit."""
     tiling, needed = Tiling.of(x, other, by_kernel)
+    if cut:
+        needed += 8 * _COPIES * x.shape[1] * (min(tiling.edge, x.shape[0]) + min(tiling.edge, other.shape[0]))
     checks.memory("the exact Gram matrix", needed + 8 * arrays * x.shape[0] * other.shape[0], x.device)
     return tiling
 
@@ -141,6 +146,7 @@ def _spread(x: torch.Tensor) -> int:
     """Bits from the largest entry down to the last that the smallest one can have; for the memory only."""
     if x.numel() == 0:
         return 0
-    least = float(torch.where(x == 0, torch.inf, x.abs()).amin())
+    parts = torch.split(x, max(1, _CHUNK // x.shape[1]))
+    least = min(float(torch.where(part == 0, torch.inf, part.abs()).amin()) for part in parts)
     lowest = math.frexp(least)[1] if math.isfinite(least) else 0
     return max(0, exponent_of(x) - lowest) + _SIGNIFICAND[x.dtype]

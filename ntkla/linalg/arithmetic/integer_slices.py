@@ -14,12 +14,14 @@ With 7 bits instead of 20 the entries of a part are at most 64, which int8 holds
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 
 from ntkla.linalg.arithmetic.slicing import power_of_two
+from ntkla.linalg.design import widened
 
 BITS = 20
 INT8_BITS = 7  # of slices for the integer kernel, and of those that a caller counts
@@ -27,10 +29,13 @@ INT8_BITS = 7  # of slices for the integer kernel, and of those that a caller co
 MOST_SUMMANDS = 2**13
 # Subnormal numbers are decoded as if they were larger by this, where arithmetic would flush them.
 _LIFT = 600
-# Larger numbers are cut after they were scaled down by this: lifted, and rounded to a grid, they stay finite.
-_MOST_TOP, _LOWERED = 400, 600
+# Larger numbers are cut after they were scaled down by this: lifted, and rounded to a grid of 7 bits or more, they stay
+# finite, for 360 + 600 + 52 - 6 is below 1023.
+_MOST_TOP, _LOWERED = 360, 600
 # Below 2^1023, the largest power of two there is.
 _MOST_POWER = 1000
+_MAGNITUDE = 0x7FFFFFFFFFFFFFFF  # the bits of a float64 number without its sign
+_CHUNK = 1 << 22  # entries that are widened together
 
 
 class IntegerSlices(NamedTuple):
@@ -41,12 +46,30 @@ class IntegerSlices(NamedTuple):
 
 
 def exponent_of(x: torch.Tensor) -> int:
-    """The least e with |x| <= 2^e for all entries of a finite x; some e for zeros."""
+    """The least e with |x| <= 2^e for all entries of a finite x; 0 for zeros."""
+    return least_exponent(x) or 0
+
+
+def least_exponent(x: torch.Tensor) -> int | None:
+    """The same, but None for zeros, which every e bounds."""
     if x.numel() == 0:
-        return 0
+        return None
     largest = max(-float(x.amin()), float(x.amax()))
-    fraction, exponent = torch.frexp(torch.tensor(largest, dtype=torch.float64, device="cpu"))
-    return int(exponent) - (float(fraction) == 0.5)
+    if largest < torch.finfo(x.dtype).tiny:
+        return _exponent_by_bits(x)
+    fraction, exponent = math.frexp(largest)
+    return exponent - (fraction == 0.5)
+
+
+def _exponent_by_bits(x: torch.Tensor) -> int | None:
+    """The same of entries that are zero or subnormal, which arithmetic may take for zeros."""
+    rows = max(1, _CHUNK * x.shape[0] // x.numel()) if x.ndim else 1
+    parts = torch.split(x, rows) if x.ndim else (x,)
+    bits = max(int((widened(part).contiguous().view(torch.int64) & _MAGNITUDE).max()) for part in parts)
+    field, integer = bits >> 52, bits & (1 << 52) - 1
+    integer |= int(field > 0) << 52
+    # The number is integer 2^(field - 1075), of which a subnormal one has field 1.
+    return integer.bit_length() + max(field, 1) - 1075 - (integer & (integer - 1) == 0) if bits else None
 
 
 def integer_slices(x: torch.Tensor, top: int, flushed: bool = False) -> IntegerSlices:
@@ -99,7 +122,7 @@ def cut_slices(x: torch.Tensor, top: int, bits: int, flushed: bool) -> Iterator[
 
 
 def _cut(x: torch.Tensor, top: int, bits: int, flushed: bool) -> Iterator[tuple[torch.Tensor, int]]:
-    """`cut_slices` for tops up to 400."""
+    """`cut_slices` for tops up to 360."""
     rest, shift = _lifted(x) if flushed else (x, 0)
     top -= shift  # rest 2^shift = x, |rest| <= 2^top
     while bool(rest.any()):
@@ -146,7 +169,7 @@ def _power(exponent: int, like: torch.Tensor) -> torch.Tensor:
 
 
 def _lifted(x: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """(y, s) with `y 2^s = x` and no entry of y subnormal; entries of x up to 2^400, subnormal ones read as bits."""
+    """(y, s) with `y 2^s = x` and no entry of y subnormal; entries of x up to 2^360, subnormal ones read as bits."""
     bits = x.contiguous().view(torch.int64)
     subnormal = (bits & 0x7FF0000000000000) == 0
     if not bool(subnormal.any()):
