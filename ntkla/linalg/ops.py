@@ -93,7 +93,7 @@ def normal_matmul(
         w: [F, m] or [F + 1, m] with `bias`, same dtype and device as `x`.
         weights: [n], one factor a sample, same dtype and device, or None for ones.
         bias: appends a constant feature 1 to `x`; the last row of `w` and of the result belong to it.
-        precision: as for `gram`; `"bf16"` is the same as `"ieee"` here.
+        precision: `"auto"`, `"ieee"`, `"bf16"` or `"float64"`, as for `gram`; `"bf16"` is the same as `"ieee"` here.
 
     Returns:
         [F (+ 1), m]; float64 for float64 inputs or `precision="float64"`, else float32.  Never rounded in between:

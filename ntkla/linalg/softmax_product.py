@@ -43,7 +43,7 @@ def softmax_gram(
             by their exact sums, so they need not be 1; confident rows lose nothing to cancellation.
         v: [n, C] or [n, C, m], dtype and device of `x`.
         bias: appends a constant feature 1 to `x`, which adds 1 to every entry of G.
-        precision: as for `gram`; `"bf16"` is the same as `"ieee"` here.
+        precision: `"auto"`, `"ieee"`, `"bf16"` or `"float64"`, as for `gram`; `"bf16"` is the same as `"ieee"` here.
 
     Returns:
         Like `v`; float64 for float64 inputs or `precision="float64"`, else float32, never rounded to less in between.

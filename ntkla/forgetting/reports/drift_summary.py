@@ -19,6 +19,7 @@ import torch
 
 from ntkla.forgetting.drift_bound import RowSizes, Size, drift_of, product_rounding
 from ntkla.forgetting.drifts import Forgetting
+from ntkla.forgetting.heads import LinearHead
 from ntkla.forgetting.reports.predictions import Flips, Judged, Predictions
 from ntkla.forgetting.tasks import checked_labels
 from ntkla.linalg import checks
@@ -26,7 +27,7 @@ from ntkla.linalg.backends.checked import vectors_wanted
 from ntkla.linalg.decisions import Decision
 from ntkla.linalg.design import DesignMatrix, widened
 from ntkla.linalg.drift_product import Errors, one_pass_wanted, summed
-from ntkla.linalg.errors import ArgumentError
+from ntkla.linalg.errors import ArgumentError, ShapeError
 from ntkla.linalg.precision import TINY64, gamma, rounded_up
 from ntkla.linalg.results import Result
 from ntkla.linalg.solve.stability import SolutionError
@@ -68,7 +69,7 @@ def drift_summary(
     features: torch.Tensor,
     forgetting: Forgetting,
     *,
-    before: Predictions | None = None,
+    before: LinearHead | Predictions | None = None,
     labels: torch.Tensor | None = None,
 ) -> DriftSummary:
     """What a solved update does to other samples, more of them than an array [n, C] of drifts could be made for.
@@ -76,7 +77,8 @@ def drift_summary(
     Args:
         features: [n, F], float64, float32, bfloat16 or float16, of the samples, as the update's head reads them.
         forgetting: what `predict_forgetting` found for any old samples: its update of the head is what counts here.
-        before: the outputs of the head before the training with their bounds, [n, C].
+        before: the head before the training, whose outputs are then formed block by block; or those outputs with their
+            bounds, [n, C]: `Predictions(*head.predict(features))`.  None for norms alone.
         labels: int [n], the column of each sample's class; needs `before`.
 
     Returns:
@@ -93,20 +95,33 @@ def drift_summary(
     x = checks.matrix("features", features, columns=instance.head_update.shape[1])
     checks.one_device(features=x, forgetting=weights)
     if labels is not None and before is None:
-        raise ArgumentError("labels: expected the outputs before as well, got none. Pass before=Predictions(...).")
-    if before is not None:
-        given = checks.instance("before", before, Predictions)
-        value = checks.matrix("before", given.value, rows=x.shape[0], columns=weights.shape[1])
-        before = Predictions(widened(value), widened(checks.bounds("before", given.error_bound, before=value)))
+        raise ArgumentError("labels: expected the outputs before as well, got none. Pass before=head.")
+    known = None if before is None else _known(before, x, weights.shape[1])
     places = None if labels is None else checked_labels(labels, x.shape[0], weights.shape[1])
     design = DesignMatrix(x, instance.bias_update is not None)
     bound = instance.update_error_bound
     error = SolutionError(bound, torch.zeros_like(bound))
     if weights.shape[1] and one_pass_wanted(design, weights.shape[1]) and not vectors_wanted():
-        found = _by_kernel(design, weights, error, before, places)
+        found = None if isinstance(known, LinearHead) else _by_kernel(design, weights, error, known, places)
         if found is not None:
             return found
-    return _by_blocks(design, weights, error, before, places)
+    return _by_blocks(design, weights, error, known, places)
+
+
+def _known(before: object, x: torch.Tensor, outputs: int) -> LinearHead | Predictions:
+    """The head, or its outputs in float64, checked against features and outputs."""
+    if isinstance(before, LinearHead):
+        if before.weight.shape != (outputs, x.shape[1]):
+            raise ShapeError(f"before: expected weight {[outputs, x.shape[1]]}, got {list(before.weight.shape)}.")
+        checks.one_device(before=before.weight, features=x)
+        return before
+    if not isinstance(before, Predictions):
+        raise ArgumentError(
+            f"before: expected an ntkla.LinearHead or ntkla.Predictions, got {type(before).__name__}. Pass the head "
+            "or Predictions(*head.predict(features))."
+        )
+    value = checks.matrix("before", before.value, rows=x.shape[0], columns=outputs)
+    return Predictions(widened(value), widened(checks.bounds("before", before.error_bound, before=value)))
 
 
 def _by_kernel(
@@ -136,7 +151,7 @@ def _by_blocks(
     design: DesignMatrix,
     x: torch.Tensor,
     error: SolutionError,
-    before: Predictions | None,
+    before: LinearHead | Predictions | None,
     labels: torch.Tensor | None,
 ) -> DriftSummary:
     n, outputs = design.rows, x.shape[1]
@@ -152,7 +167,10 @@ def _by_blocks(
             sums[2 + place] += square.sum(0)
         if before is None:
             continue
-        first = Predictions(before.value[rows], before.error_bound[rows])
+        if isinstance(before, LinearHead):
+            first = Predictions(*before.predict(design.features[rows]))
+        else:
+            first = Predictions(before.value[rows], before.error_bound[rows])
         after = first.moved(drift.value, drift.bound)
         judged.append(Flips.between(first, after).judged)
         if labels is not None:

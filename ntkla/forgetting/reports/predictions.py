@@ -40,7 +40,7 @@ class Judged:
 
 @dataclass(frozen=True, eq=False)
 class Predictions(Result):
-    """Outputs of a head.
+    """Outputs of a head: `Predictions(*head.predict(features))`.
 
     Attributes:
         value: float64 [n, C].

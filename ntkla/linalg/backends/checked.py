@@ -10,9 +10,10 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from importlib import metadata
+from typing import TypeVar
 
 import torch
 
@@ -26,11 +27,25 @@ _wanted: ContextVar[int | None] = ContextVar("ntkla_checked_products", default=N
 _seeds = itertools.count()
 
 
-@contextmanager
-def checked_products(vectors: int = _VECTORS) -> Iterator[None]:
-    """Checks every result of a kernel inside the `with` block (this thread or task only), by Freivalds' check.
+T = TypeVar("T")
 
-    The environment variable `NTKLA_CHECK=1` does so everywhere.
+
+@contextmanager
+def setting(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """Gives a variable a value inside of a `with` block, for this thread or task only."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def checked_products(vectors: int = _VECTORS) -> AbstractContextManager[None]:
+    """Checks every result of a kernel inside a `with` block (this thread or task only), by Freivalds' check.
+
+    What Triton kernels and cuBLAS return is checked; where torch multiplies (`last_dispatch()` then begins with
+    "torch:") nothing is.  Without `with` a call changes nothing.  The environment variable `NTKLA_CHECK=1` does the
+    same everywhere, in new threads too.
 
     Args:
         vectors: random vectors for each result.  An error of more than twice what a whole row may be off escapes with a
@@ -47,11 +62,7 @@ def checked_products(vectors: int = _VECTORS) -> Iterator[None]:
     Beside `normal_matmul` of few columns it is as much as the product.  On a device it is not measured.  No result
     changes by it.
     """
-    token = _wanted.set(checks.integer("vectors", vectors, least=0))
-    try:
-        yield
-    finally:
-        _wanted.reset(token)
+    return setting(_wanted, checks.integer("vectors", vectors, least=0))
 
 
 def vectors_wanted() -> int:

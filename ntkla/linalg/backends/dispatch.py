@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -14,7 +14,7 @@ import torch
 
 from ntkla.linalg import checks
 from ntkla.linalg.backends import kernels
-from ntkla.linalg.backends.checked import require_product, vectors_wanted
+from ntkla.linalg.backends.checked import require_product, setting, vectors_wanted
 from ntkla.linalg.backends.choices import preferred, takes_kernel
 from ntkla.linalg.backends.freivalds import Reference
 from ntkla.linalg.errors import BackendError
@@ -27,25 +27,21 @@ _last: ContextVar[str | None] = ContextVar("ntkla_last_dispatch", default=None)
 _given_up: set[tuple[str, torch.device, torch.dtype, str]] = set()
 
 
-@contextmanager
-def backend(name: str) -> Iterator[None]:
-    """Forces an implementation inside the `with` block (this thread or task only).
+def backend(name: str) -> AbstractContextManager[None]:
+    """Forces an implementation inside a `with` block (this thread or task only); without `with` nothing changes.
 
     Args:
         name: `"auto"` takes what the table of `ntkla info --kernels` says, `"torch"` always torch, `"triton"` the
             Triton kernel: on CUDA devices, and on the CPU in Triton's interpreter (TRITON_INTERPRET=1 set before
             triton is imported), `"cublas"` cuBLAS's symmetric update: `gram` of one array on CUDA devices, and with it
-            the matrices that solvers factor.  The environment variable `NTKLA_BACKEND` sets the default.
+            the matrices that solvers factor.  The environment variable `NTKLA_BACKEND` sets the default,
+            for new threads too.
 
     Raises:
         ArgumentError: for another name.
         BackendError: from a primitive that the forced implementation does not provide, or not here.
     """
-    token = _forced.set(checks.choice("backend", name, BACKENDS))
-    try:
-        yield
-    finally:
-        _forced.reset(token)
+    return setting(_forced, checks.choice("backend", name, BACKENDS))
 
 
 def last_dispatch() -> str | None:

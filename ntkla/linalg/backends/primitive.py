@@ -84,7 +84,8 @@ def primitive_input(name: str, x: object, ndim: int = 2) -> torch.Tensor:
     """
     if not isinstance(x, torch.Tensor) or x.dtype not in checks.FLOATING:
         came = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-        raise DtypeError(f"{name}: expected a float64, float32, bfloat16 or float16 tensor, got {came}.")
+        remedy = "Convert it with .to(torch.float32)" if isinstance(x, torch.Tensor) else "Use torch.as_tensor(...)"
+        raise DtypeError(f"{name}: expected a float64, float32, bfloat16 or float16 tensor, got {came}. {remedy}.")
     checks.dense(name, x)
     if x.ndim != ndim:
         raise ShapeError(f"{name}: expected {ndim} dimensions, got shape {tuple(x.shape)}.")

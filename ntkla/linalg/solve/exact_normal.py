@@ -74,7 +74,7 @@ class ExactNormal:
         *,
         bias: bool = False,
     ) -> ExactNormal:
-        """These samples and more: `self + ExactNormal.of(...)`."""
+        """New sums, `self + ExactNormal.of(...)`; `self` stays as it is: `s = s.add(x, y)`."""
         return self + ExactNormal.of(features, targets, weights, bias=bias)
 
     def __add__(self, other: ExactNormal) -> ExactNormal:
@@ -95,7 +95,10 @@ class ExactNormal:
         return ExactNormal(self.square + other.square, self.right + other.right)
 
     def rounded(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Both matrices in float64, each entry rounded once, to nearest and even.
+        """Both matrices, S and R, in float64, each entry rounded once, to nearest and even.
+
+        The ridge solution of the samples is that of `(S + ridge I) X = R`: `torch.linalg.solve`; certified, from the
+        features themselves: `ridge_solve`.
 
         Raises:
             ScaleError: an entry is beyond the range of float64.
