@@ -137,9 +137,10 @@ def test_the_peak_is_what_was_estimated(
     command = [sys.executable, "-c", MEASURED, str(rows), str(columns), str(outputs), route, dtype, weights]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     ratios: list[float] = []
-    # What the system takes back from a process and gives it again, on a busy machine, only ever adds to its peak.
-    while len(ratios) < 3 and (not ratios or ratios[-1] > ROOM):
+    # On a busy machine the system takes pages back from a process and gives them again, which adds to its peak; pages
+    # that were freed before and not taken back yet hide some of it.  So it is measured again, up to three times.
+    while len(ratios) < 3 and (not ratios or not 1 / 2 < ratios[-1] <= ROOM):
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
         assert done.returncode == 0, done.stderr
         ratios.append(float(done.stdout))
-    assert 1 / 2 < min(ratios) <= ROOM, ratios
+    assert 1 / 2 < ratios[-1] <= ROOM, ratios
