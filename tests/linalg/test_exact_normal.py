@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ntkla.linalg import checks
 from ntkla.linalg.arithmetic.accurate import accurate_normal_matrix
 from ntkla.linalg.design import DesignMatrix
-from ntkla.linalg.errors import MemoryEstimateError
+from ntkla.linalg.errors import ArgumentError, MemoryEstimateError
 from ntkla.linalg.precision import U64, norm_upper
 from ntkla.linalg.solve import exact_sums as module
 from ntkla.linalg.solve.exact_normal import ExactNormal, exact_normal
@@ -192,3 +192,9 @@ def test_the_peak_is_what_was_estimated(dtype, weights):
         assert done.returncode == 0, done.stderr
         ratios.append(float(done.stdout))
     assert 1 / 2 < min(ratios) <= ROOM, ratios
+
+
+@pytest.mark.parametrize(("columns", "outputs", "name"), [(-1, 2, "columns"), (3, -1, "outputs"), (2.5, 1, "columns")])
+def test_sums_of_no_samples_have_sizes(columns, outputs, name):
+    with pytest.raises(ArgumentError, match=f"{name}: expected an integer"):
+        ExactNormal.zeros(columns, outputs, torch.device("cpu"))

@@ -39,7 +39,18 @@ class ExactNormal:
 
     @classmethod
     def zeros(cls, columns: int, outputs: int, device: torch.device) -> ExactNormal:
-        """Of no samples."""
+        """Of no samples.
+
+        Args:
+            columns: features, and one more with a bias.
+            outputs: columns of the targets.
+            device: where the sums lie.
+
+        Raises:
+            ArgumentError: numbers that are no integers, or below 0.
+        """
+        columns = checks.integer("columns", columns, least=0)
+        outputs = checks.integer("outputs", outputs, least=0)
         return cls(FixedPoint.zeros(columns, columns, device), FixedPoint.zeros(columns, outputs, device))
 
     @classmethod
