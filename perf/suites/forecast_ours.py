@@ -45,12 +45,12 @@ def contenders(problem: Problem, device: torch.device) -> list[Contender]:
     return found
 
 
-def facts(forecast: Any) -> dict[str, Any]:
-    """How the solver reached its answer."""
-    diagnostics = forecast.diagnostics
+def facts(answer: Any) -> dict[str, Any]:
+    """How the solver reached its answer, a forecast or a ridge solution."""
+    diagnostics = answer.diagnostics
     return {
-        "status": forecast.status.code,
-        "route": forecast.route,
+        "status": answer.status.code,
+        "route": answer.route,
         "factor": diagnostics.factor,
         "escalations": list(diagnostics.escalations),
         "corrections": diagnostics.corrections,

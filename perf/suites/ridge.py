@@ -15,7 +15,7 @@ import torch
 
 from perf import reference
 from perf.harness import Case, Contender, Specification, Verdict
-from perf.suites import ridge_contenders
+from perf.suites import forecast_ours, ridge_contenders
 from perf.suites.forecast_problem import make
 from perf.suites.ridge_contenders import Problem
 
@@ -106,4 +106,4 @@ class Judge:
         inside = bool((difference <= answer.error_bound[:, self.sampled] + own).all())
         right = inside and apart <= bound + slack and answer.status.certified
         reason = "" if right else f"off by {max(error, apart):.1e}, its own bound {bound:.1e}; {answer.status}"
-        return Verdict(right, error, bound, reason, ridge_contenders.facts(answer))
+        return Verdict(right, error, bound, reason, forecast_ours.facts(answer))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 
-from ntkla import RidgeSolution, ridge_solve
+from ntkla import ridge_solve
 from perf import parts
 from perf.harness import Contender, Skip, Work
 
@@ -76,21 +75,6 @@ def contenders(problem: Problem) -> tuple[list[Contender], dict[str, str]]:
     digits = {"float64": 2.0**-53, "float32": 2.0**-24}
     found += [Contender(n, call, problem.work(rate), digits=digits[rate]) for n, (call, rate) in experts.items()]
     return found, skipped
-
-
-def facts(answer: RidgeSolution) -> dict[str, Any]:
-    """How the solver reached its answer."""
-    d = answer.diagnostics
-    return {
-        "status": answer.status.code,
-        "route": answer.route,
-        "factor": d.factor,
-        "escalations": list(d.escalations),
-        "corrections": d.corrections,
-        "residual_levels": d.residual_levels and list(d.residual_levels),
-        "relative_bound": d.relative_bound,
-        "memory_estimate": d.memory_estimate,
-    }
 
 
 def cholesky(problem: Problem, dtype: torch.dtype) -> torch.Tensor:
